@@ -1,0 +1,272 @@
+"""What a model is: frozen dataclasses with no dependencies.
+
+A model is a tuple of layer types, ``LSH | Local | Full``, and the widths that they share.
+Every value is checked when the object is made; an error names the field, the value and
+what would work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Rule = Literal["window", "chunk"]
+Streams = Literal["exact", "float", "stored"]
+Activation = Literal["gelu", "relu"]
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot work; the message names the field and the fix."""
+
+
+def _require(condition: bool, field_name: str, value: object, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"{field_name} is {value!r}: {fix}")
+
+
+def _require_count(field_name: str, value: object, least: int = 1) -> None:
+    valid = isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
+    _require(valid, field_name, value, f"it must be a whole number from {least} to 2147483647")
+
+
+def _require_rate(field_name: str, value: object) -> None:
+    valid = isinstance(value, (int, float)) and 0.0 <= value < 1.0
+    _require(valid, field_name, value, "it must be a number from 0 up to, but not including, 1")
+
+
+def _require_choice(field_name: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(value in choices, field_name, value, f"it must be one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class LSH:
+    """Attention among tokens that share a hash bucket; queries and keys are one projection."""
+
+    num_hashes: int = 4
+    """Rounds of hashing, R. More rounds find more of the attention mass, at linear cost."""
+    window_length: int = 64
+    """Window rule: each query sees its last W - 1 bucket mates. Chunk rule: the chunk length."""
+    num_buckets: int | tuple[int, ...] | None = None
+    """Buckets per round, N; a tuple gives its even factors. None: about 2 * max_length / W."""
+    rule: Rule = "window"
+    """Which pairs a round shows: "window" (exact decoding), or "chunk" (paper, Trax, HF)."""
+    chunks_before: int = 1
+    """Chunk rule only: how many earlier chunks a query sees."""
+    chunks_after: int = 0
+    """Chunk rule only: how many later chunks a query sees."""
+    score_scale: float = 1.0
+    """Factor on the scores q . k with unit-length keys; 1 as in the paper's own code."""
+    dropout: float = 0.0
+    """Share of attended pairs that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        _require_count("num_hashes", self.num_hashes)
+        _require_attention(self)
+        factors = self.num_buckets
+        if factors is not None:
+            for factor in factors if isinstance(factors, tuple) else (factors,):
+                valid = isinstance(factor, int) and factor > 0 and (factor % 2 == 0 or factor == 1)
+                _require(valid, "num_buckets", factors, "every factor must be even, or 1")
+        valid = isinstance(self.score_scale, (int, float)) and math.isfinite(self.score_scale)
+        _require(valid and self.score_scale > 0, "score_scale", self.score_scale, "it must be positive")
+
+
+@dataclass(frozen=True)
+class Local:
+    """Sliding-window attention with separate queries and keys."""
+
+    window_length: int = 128
+    """Window rule: a query sees itself and W - 1 tokens before it. Chunk rule: the chunk length."""
+    rule: Rule = "window"
+    """"window", or "chunk" for the fixed chunks of the paper, Trax and HF."""
+    chunks_before: int = 1
+    """Chunk rule only: how many earlier chunks a query sees."""
+    chunks_after: int = 0
+    """Chunk rule only: how many later chunks a query sees."""
+    rotary_base: float | None = None
+    """Base of rotary position encoding (e.g. 10000); None leaves queries and keys as they are."""
+    dropout: float = 0.0
+    """Share of attended pairs that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        _require_attention(self)
+        _require_rotary(self.rotary_base)
+
+
+@dataclass(frozen=True)
+class Full:
+    """Exact attention over the whole sequence: O(L^2) time, for comparison and short inputs."""
+
+    rotary_base: float | None = None
+    """Base of rotary position encoding (e.g. 10000); None leaves queries and keys as they are."""
+    dropout: float = 0.0
+    """Share of attended pairs that are dropped in training."""
+
+    def __post_init__(self) -> None:
+        _require_rate("dropout", self.dropout)
+        _require_rotary(self.rotary_base)
+
+
+Layer = LSH | Local | Full
+_KINDS: dict[str, type[Layer]] = {"lsh": LSH, "local": Local, "full": Full}
+
+
+def _require_attention(layer: LSH | Local) -> None:
+    _require_count("window_length", layer.window_length)
+    _require_choice("rule", layer.rule, ("window", "chunk"))
+    _require_count("chunks_before", layer.chunks_before, least=0)
+    _require_count("chunks_after", layer.chunks_after, least=0)
+    _require_rate("dropout", layer.dropout)
+
+
+def _require_rotary(base: float | None) -> None:
+    valid = base is None or (isinstance(base, (int, float)) and 1.0 < base < math.inf)
+    _require(valid, "rotary_base", base, "it must be None or a number above 1, such as 10000")
+
+
+@dataclass(frozen=True)
+class ReformerConfig:
+    """A Reformer: widths, lengths, and one attention type per layer."""
+
+    vocab_size: int = 256
+    """Number of token ids; 256 for bytes."""
+    hidden_size: int = 256
+    """Width of each of the two streams, D."""
+    feed_forward_size: int = 512
+    """Inner width of the feed-forward layers."""
+    num_heads: int = 4
+    """Attention heads, H."""
+    head_size: int = 64
+    """Width of a head, K; need not be hidden_size / num_heads."""
+    max_length: int = 4096
+    """Longest sequence, in tokens; any shorter one is welcome too."""
+    layers: tuple[Layer, ...] = (Local(), LSH())
+    """One attention type per layer; each layer is attention followed by feed-forward."""
+    causal: bool = True
+    """True: a token sees earlier tokens only (language models). False: both sides."""
+    axial_shape: tuple[int, ...] | None = None
+    """Axes of the position table, product at least max_length. None: nearly square, rank 2."""
+    axial_sizes: tuple[int, ...] | None = None
+    """Width of each axis' embedding; they sum to hidden_size. None: split evenly."""
+    activation: Activation = "gelu"
+    """Non-linearity of the feed-forward layers."""
+    dropout: float = 0.0
+    """Share of each layer's output that is dropped in training."""
+    dropout_shared: bool = False
+    """True: one dropout mask for all positions of a sequence, as in Trax."""
+    streams: Streams = "exact"
+    """"exact" (fixed point, rebuilt bit for bit), "float", or "stored" (nothing is rebuilt)."""
+    norm_epsilon: float = 1e-6
+    """Added to the variance in layer normalisation."""
+    init_scale: float = 0.02
+    """Standard deviation of embeddings when a new model is made."""
+    slice_length: int = 16384
+    """Positions that the feed-forward layers and the loss handle at a time; a memory choice."""
+    seed: int = 0
+    """Fixes weights, hash rotations and dropout. Never touches torch's global generator."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "feed_forward_size", "num_heads", "head_size"):
+            _require_count(name, getattr(self, name))
+        _require_count("max_length", self.max_length)
+        _require_count("slice_length", self.slice_length)
+        _require_count("seed", self.seed, least=0)
+        _require_rate("dropout", self.dropout)
+        _require_choice("streams", self.streams, ("exact", "float", "stored"))
+        _require_choice("activation", self.activation, ("gelu", "relu"))
+        for name in ("norm_epsilon", "init_scale"):
+            value = getattr(self, name)
+            valid = isinstance(value, (int, float)) and 0 < value < math.inf
+            _require(valid, name, value, "it must be a positive number")
+        self._check_layers()
+        self._check_axial()
+
+    def _check_layers(self) -> None:
+        valid = isinstance(self.layers, tuple) and len(self.layers) > 0
+        _require(valid, "layers", self.layers, "it must be a tuple with at least one layer")
+        for layer in self.layers:
+            _require(isinstance(layer, Layer), "layers", layer, "use LSH(...), Local(...), Full(...)")
+            rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
+            _require(
+                not rotary or self.head_size % 2 == 0,
+                "head_size",
+                self.head_size,
+                "rotary positions need an even head_size",
+            )
+
+    def _check_axial(self) -> None:
+        if self.axial_shape is None and self.axial_sizes is not None:
+            raise ConfigError(f"axial_sizes is {self.axial_sizes!r}: give axial_shape with it")
+        shape, sizes = self.position_shape, self.position_sizes
+        for extent in shape:
+            _require_count("axial_shape", extent)
+        for size in sizes:
+            _require_count("axial_sizes", size)
+        _require(
+            math.prod(shape) >= self.max_length,
+            "axial_shape",
+            shape,
+            f"its product must be at least max_length ({self.max_length})",
+        )
+        _require(
+            len(sizes) == len(shape) and sum(sizes) == self.hidden_size,
+            "axial_sizes",
+            sizes,
+            f"it needs {len(shape)} widths that sum to hidden_size ({self.hidden_size})",
+        )
+
+    @property
+    def position_shape(self) -> tuple[int, ...]:
+        """The position table's axes: ``axial_shape``, or a nearly square pair."""
+        if self.axial_shape is not None:
+            return tuple(self.axial_shape)
+        if self.hidden_size == 1:
+            return (self.max_length,)
+        rows = 1 << (max(self.max_length - 1, 0).bit_length() // 2)
+        return (rows, -(-self.max_length // rows))
+
+    @property
+    def position_sizes(self) -> tuple[int, ...]:
+        """Widths of the axes: ``axial_sizes``, or hidden_size split as evenly as it goes."""
+        if self.axial_sizes is not None:
+            return tuple(self.axial_sizes)
+        rank = len(self.position_shape)
+        share, rest = divmod(self.hidden_size, rank)
+        return tuple(share + (axis >= rank - rest) for axis in range(rank))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; each layer carries its ``kind``."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        names = {cls: kind for kind, cls in _KINDS.items()}
+        values["layers"] = [
+            {"kind": names[type(layer)], **dataclasses.asdict(layer)} for layer in self.layers
+        ]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReformerConfig:
+        """The inverse of ``to_dict``; unknown or malformed fields raise ConfigError."""
+        values = dict(values)
+        if "layers" in values:
+            layers = values["layers"]
+            _require(isinstance(layers, (list, tuple)), "layers", layers, "it must be a list")
+            values["layers"] = tuple(_layer_from_dict(layer) for layer in layers)
+        return _build(cls, values)
+
+
+def _layer_from_dict(values: Any) -> Layer:
+    _require(isinstance(values, Mapping), "layers", values, 'each layer must be {"kind": …}')
+    kind = values.get("kind")
+    _require(isinstance(kind, str) and kind in _KINDS, "kind", kind, "use lsh, local or full")
+    return _build(_KINDS[kind], {k: v for k, v in values.items() if k != "kind"})
+
+
+def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

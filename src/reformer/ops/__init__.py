@@ -1,0 +1,1 @@
+"""Pure functions on tensors: the paper's formulas, each beside its plain-torch definition."""

@@ -1,0 +1,85 @@
+"""Which implementation of an op runs: one table, one decision, a reason for every refusal.
+
+Each op file registers its plain-torch implementation as backend "torch"; kernels register
+theirs when they load. "auto" takes the fastest that supports the inputs. A backend asked
+for by name never falls back: it runs, or raises with the reason.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+
+BACKENDS = ("auto", "cpu", "torch", "reference")
+
+Implementation = Callable[..., Any]
+Refusal = Callable[[Tensor], str | None]
+
+_implementations: dict[tuple[str, str], Implementation] = {}
+_refusals: dict[tuple[str, str], Refusal] = {}
+_chosen: ContextVar[str] = ContextVar("reformer_backend", default="auto")
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name and cannot run these inputs."""
+
+
+def register(op: str, backend: str, refusal: Refusal | None = None) -> Callable[..., Any]:
+    """Decorator: this function computes ``op`` on ``backend``.
+
+    ``refusal`` gets the op's first tensor and says why the backend cannot take it, or None.
+    """
+
+    def add(function: Implementation) -> Implementation:
+        _implementations[op, backend] = function
+        if refusal is not None:
+            _refusals[op, backend] = refusal
+        return function
+
+    return add
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within this context, ops that are left at "auto" use the named backend."""
+    check_backend(name)
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def check_backend(name: str) -> None:
+    """Raise ValueError unless ``name`` is a backend."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}: use one of {', '.join(BACKENDS)}")
+
+
+def resolve(backend: str) -> str:
+    """The backend in force: the argument, or the surrounding ``use_backend``."""
+    check_backend(backend)
+    return _chosen.get() if backend == "auto" else backend
+
+
+def refusal(op: str, backend: str, tensor: Tensor) -> str | None:
+    """Why ``backend`` cannot compute ``op`` on this tensor; None when it can."""
+    if (op, backend) not in _implementations:
+        return f"{op} has no {backend} kernel in this installation"
+    check = _refusals.get((op, backend))
+    return check(tensor) if check is not None else None
+
+
+def implementation(op: str, backend: str, tensor: Tensor) -> Implementation:
+    """The function that computes ``op`` for an input like ``tensor``."""
+    name = resolve(backend)
+    if name in ("torch", "reference"):
+        return _implementations[op, "torch"]
+    reason = refusal(op, "cpu", tensor)
+    if reason is None:
+        return _implementations[op, "cpu"]
+    if name == "cpu":
+        raise BackendError(f"backend 'cpu' cannot run {op} here: {reason}")
+    return _implementations[op, "torch"]

@@ -1,0 +1,131 @@
+"""Angular locality-sensitive hashing (paper section 2, "Locality sensitive hashing").
+
+    h_r(x) = argmax([x G_r ; -x G_r]),   G_r ~ N(0, 1) of shape [K, N/2]
+
+A large N is factorised, N = n1 * n2 * …, each factor with its own rotations, and
+``bucket = h1 + n1 * h2 + …``: N/2 projections become (n1 + n2 + …)/2.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from reformer.ops import dispatch
+from reformer.ops.randomness import generator
+
+_LARGEST_FACTOR = 128
+# Elements of one slice's projections: 16 MB in float32.
+_SLICE_ELEMENTS = 1 << 22
+
+
+def default_num_buckets(length: int, window_length: int) -> int:
+    """About 2 * length / window_length, as a power of two and at least 2 (paper section 4)."""
+    wanted = max(1.0, 2.0 * length / window_length)
+    return max(2, 1 << round(math.log2(wanted)))
+
+
+def bucket_factors(num_buckets: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The even factors that N is hashed by: itself up to 128, then near-equal powers of two.
+
+    A tuple, 1, and an N above 128 that is not a power of two stay as they are.
+    """
+    if isinstance(num_buckets, tuple):
+        return num_buckets
+    if num_buckets <= _LARGEST_FACTOR or num_buckets & (num_buckets - 1):
+        return (num_buckets,)
+    bits = num_buckets.bit_length() - 1
+    count = -(-bits // (_LARGEST_FACTOR.bit_length() - 1))
+    share, rest = divmod(bits, count)
+    return tuple(1 << (share + (index < rest)) for index in range(count))
+
+
+def smallest_integer(num_buckets: int) -> torch.dtype:
+    """The narrowest integer type that holds 0 … num_buckets - 1."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if num_buckets - 1 <= torch.iinfo(dtype).max:
+            return dtype
+    return torch.int64
+
+
+def draw_rotations(
+    num_heads: int, head_size: int, num_hashes: int, factors: tuple[int, ...], seed: int
+) -> Tensor:
+    """Gaussian projections [H, K, R, sum(factors) / 2], float32, from a private generator."""
+    shape = (num_heads, head_size, num_hashes, sum(factors) // 2)
+    return torch.randn(shape, generator=generator(seed))
+
+
+def hash_vectors(
+    vectors: Tensor, rotations: Tensor, factors: tuple[int, ...], *, backend: str = "auto"
+) -> Tensor:
+    """Bucket of every vector in every round.
+
+    vectors: [B, H, L, K], float; rotations: [H, K, R, sum(factors) / 2].
+    Returns [B, H, R, L] in the smallest integer type that holds the number of buckets.
+    Projections are computed in float32 (float64 for float64 input) whatever autocast says;
+    of equal projections the first wins; a vector with NaN lands in some valid bucket.
+    """
+    _check_hashing(vectors, rotations, factors)
+    if math.prod(factors) == 1:
+        batch, heads, length, _ = vectors.shape
+        return vectors.new_zeros((batch, heads, rotations.shape[2], length), dtype=torch.uint8)
+    return _hash_op(vectors.detach(), rotations, list(factors), backend)
+
+
+def _check_hashing(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> None:
+    if vectors.dim() != 4 or not vectors.is_floating_point():
+        raise ValueError(
+            f"vectors must be a float tensor [B, H, L, K], not {vectors.dtype} {list(vectors.shape)}"
+        )
+    expected = (vectors.shape[1], vectors.shape[3], sum(factors) // 2)
+    if rotations.dim() != 4 or (rotations.shape[0], rotations.shape[1], rotations.shape[3]) != expected:
+        raise ValueError(
+            f"rotations must be [H, K, R, sum(factors) / 2] = [{expected[0]}, {expected[1]}, R, "
+            f"{expected[2]}] for these vectors and factors {factors}, not {list(rotations.shape)}"
+        )
+
+
+@torch.library.custom_op("reformer::hash_vectors", mutates_args=())
+def _hash_op(vectors: Tensor, rotations: Tensor, factors: list[int], backend: str) -> Tensor:
+    return dispatch.implementation("hash_vectors", backend, vectors)(vectors, rotations, factors)
+
+
+@_hash_op.register_fake
+def _(vectors: Tensor, rotations: Tensor, factors: list[int], backend: str) -> Tensor:
+    batch, heads, length, _ = vectors.shape
+    shape = (batch, heads, rotations.shape[2], length)
+    return vectors.new_empty(shape, dtype=smallest_integer(math.prod(factors)))
+
+
+@dispatch.register("hash_vectors", "torch")
+def hash_vectors_torch(vectors: Tensor, rotations: Tensor, factors: list[int]) -> Tensor:
+    """The definition, in slices of positions so that [L, R, N] never exists."""
+    batch, heads, length, width = vectors.shape
+    rounds, projections = rotations.shape[2:]
+    dtype = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    flat = rotations.to(vectors.device, dtype).reshape(heads, width, rounds * projections)
+    buckets = vectors.new_empty(
+        (batch, heads, rounds, length), dtype=smallest_integer(math.prod(factors))
+    )
+    step = max(1, _SLICE_ELEMENTS // (batch * heads * rounds * projections))
+    with torch.autocast(vectors.device.type, enabled=False):
+        for start in range(0, length, step):
+            part = vectors[:, :, start : start + step].to(dtype) @ flat
+            part = part.reshape(batch, heads, -1, rounds, projections)
+            found = _combine_factors(part, factors)
+            buckets[..., start : start + step] = found.transpose(2, 3)
+    return buckets
+
+
+def _combine_factors(projected: Tensor, factors: list[int]) -> Tensor:
+    """h1 + n1 * h2 + …, each h the argmax of its projections and their negatives."""
+    bucket = torch.zeros(projected.shape[:-1], dtype=torch.int64, device=projected.device)
+    offset, stride = 0, 1
+    for factor in factors:
+        part = projected[..., offset : offset + factor // 2]
+        if factor > 1:
+            bucket += stride * torch.cat((part, -part), dim=-1).argmax(dim=-1)
+        offset += factor // 2
+        stride *= factor
+    return bucket

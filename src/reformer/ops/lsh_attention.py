@@ -1,0 +1,126 @@
+"""LSH attention and local attention: the paper's section 2 as two functions.
+
+    hash the shared query-keys, sort by bucket, attend within windows of the order, and
+    combine the rounds in one softmax.
+"""
+
+import torch
+from torch import Tensor
+
+from reformer.ops.attention import Dropout, Visibility, attend
+from reformer.ops.hashing import bucket_factors, default_num_buckets, draw_rotations, hash_vectors
+from reformer.ops.order import sort_tokens
+
+
+def hash_buckets(
+    query_key: Tensor,
+    *,
+    num_hashes: int = 4,
+    window_length: int = 64,
+    num_buckets: int | tuple[int, ...] | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+) -> Tensor:
+    """Hash query_key [B, H, L, K] to buckets [B, H, R, L]; the arguments of ``lsh_attention``."""
+    _, heads, length, width = query_key.shape
+    count = default_num_buckets(length, window_length) if num_buckets is None else num_buckets
+    factors = bucket_factors(count)
+    rotations = draw_rotations(heads, width, num_hashes, factors, seed)
+    return hash_vectors(query_key, rotations.to(query_key.device), factors, backend=backend)
+
+
+def lsh_attention(
+    query_key: Tensor,
+    value: Tensor,
+    *,
+    num_hashes: int = 4,
+    window_length: int = 64,
+    num_buckets: int | tuple[int, ...] | None = None,
+    causal: bool = True,
+    rule: str = "window",
+    seed: int = 0,
+    segment_ids: Tensor | None = None,
+    backend: str = "auto",
+    buckets: Tensor | None = None,
+    chunks_before: int = 1,
+    chunks_after: int | None = None,
+    score_scale: float = 1.0,
+    dropout: Dropout = Dropout(),
+) -> Tensor:
+    """Attention of each token to the tokens that share a hash bucket with it.
+
+    query_key, value: float [B, H, L, K], any L from 1 up. Returns [B, H, L, K].
+    num_hashes: rounds R. window_length: W, or the chunk length under rule="chunk".
+    num_buckets: N per round, even or 1, or a tuple of even factors; None: about 2 L / W.
+    rule: "window" shows a query its last W - 1 bucket mates (both sides when not causal);
+    "chunk" shows neighbouring chunks of the sorted order, as the paper's code does.
+    seed: names the hash rotations. segment_ids: [B, L], tokens see their own segment only;
+    a negative id is padding. buckets: [B, H, R, L] from ``hash_buckets``, to hash only once.
+    chunks_before, chunks_after: chunk rule only; after defaults to 0, or 1 when not causal.
+    """
+    check_attention_arguments(window_length, rule)
+    if query_key.dim() != 4 or not query_key.is_floating_point():
+        raise ValueError(
+            f"query_key must be a float tensor [B, H, L, K], not {query_key.dtype} "
+            f"{list(query_key.shape)}"
+        )
+    if buckets is None:
+        buckets = hash_buckets(
+            query_key, num_hashes=num_hashes, window_length=window_length,
+            num_buckets=num_buckets, seed=seed, backend=backend,
+        )  # fmt: skip
+    order, code = sort_tokens(buckets, window_length, segment_ids=segment_ids, backend=backend)
+    after = (0 if causal else 1) if chunks_after is None else chunks_after
+    visibility = Visibility(rule, window_length, causal, False, chunks_before, after)
+    out, _ = attend(
+        query_key, None, value, order, code, visibility,
+        segment_ids=segment_ids, scale=score_scale, dropout=dropout, backend=backend,
+    )  # fmt: skip
+    return out
+
+
+def local_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window_length: int,
+    causal: bool = True,
+    rule: str = "window",
+    segment_ids: Tensor | None = None,
+    backend: str = "auto",
+    chunks_before: int = 1,
+    chunks_after: int | None = None,
+    dropout: Dropout = Dropout(),
+) -> Tensor:
+    """Sliding-window attention: each token sees itself and its W - 1 predecessors.
+
+    query, key, value: float [B, H, L, K], any L from 1 up. Returns [B, H, L, K]. Not causal:
+    W - 1 tokens on both sides. Scores are scaled by 1 / sqrt(K). segment_ids, rule and chunk
+    arguments as in ``lsh_attention``.
+    """
+    check_attention_arguments(window_length, rule)
+    order = code = None
+    if segment_ids is not None:
+        batch, length = segment_ids.shape
+        one_bucket = torch.zeros((batch, 1, 1, length), dtype=torch.uint8, device=query.device)
+        order, code = sort_tokens(
+            one_bucket, window_length, segment_ids=segment_ids, backend=backend
+        )
+        shape = (batch, query.shape[1], 1, length)
+        order, code = order.expand(shape), code.expand(shape)
+    after = (0 if causal else 1) if chunks_after is None else chunks_after
+    visibility = Visibility(rule, window_length, causal, True, chunks_before, after)
+    out, _ = attend(
+        query, key, value, order, code, visibility,
+        segment_ids=segment_ids, scale=query.shape[-1] ** -0.5, dropout=dropout, backend=backend,
+    )  # fmt: skip
+    return out
+
+
+def check_attention_arguments(window_length: int, rule: str) -> None:
+    """Raise ValueError for a window or a rule that means nothing."""
+    if not isinstance(window_length, int) or window_length < 1:
+        raise ValueError(f"window_length is {window_length!r}: it must be a whole number from 1 up")
+    if rule not in ("window", "chunk"):
+        raise ValueError(f"rule is {rule!r}: use 'window' or 'chunk'")
