@@ -28,8 +28,12 @@ def default_num_buckets(length: int, window_length: int) -> int:
 def bucket_factors(num_buckets: int | tuple[int, ...]) -> tuple[int, ...]:
     """The even factors that N is hashed by: itself up to 128, then near-equal powers of two.
 
-    A tuple, 1, and an N above 128 that is not a power of two stay as they are.
+    A tuple, 1, and an N above 128 that is not a power of two stay as they are. Raises
+    ValueError for an odd or non-positive factor other than 1: argmax([xG; -xG]) is even.
     """
+    factors = num_buckets if isinstance(num_buckets, tuple) else (num_buckets,)
+    if not factors or any(factor < 1 or (factor % 2 and factor > 1) for factor in factors):
+        raise ValueError(f"num_buckets is {num_buckets!r}: every factor must be even, or 1")
     if isinstance(num_buckets, tuple):
         return num_buckets
     if num_buckets <= _LARGEST_FACTOR or num_buckets & (num_buckets - 1):

@@ -1,0 +1,197 @@
+"""Angular hashing against a loop written from the formula, and what must never change it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reformer.ops.hashing import (
+    bucket_factors,
+    default_num_buckets,
+    draw_rotations,
+    hash_vectors,
+    smallest_integer,
+)
+from reformer.ops.lsh_attention import hash_buckets
+
+
+def buckets_by_loop(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> np.ndarray:
+    """h(x) = argmax([x G; -x G]) for every factor, one vector at a time in float64."""
+    x, g = vectors.double().numpy(), rotations.double().numpy()
+    batch, heads, length, _ = x.shape
+    rounds = g.shape[2]
+    buckets = np.zeros((batch, heads, rounds, length), dtype=np.int64)
+    for b, h, r, t in np.ndindex(buckets.shape):
+        projected = x[b, h, t] @ g[h, :, r]
+        stride, start = 1, 0
+        for factor in factors:
+            half = projected[start : start + factor // 2]
+            start += factor // 2
+            if factor > 1:
+                buckets[b, h, r, t] += stride * int(np.argmax(np.concatenate([half, -half])))
+            stride *= factor
+    return buckets
+
+
+def some_vectors(
+    batch: int = 2, heads: int = 3, length: int = 37, width: int = 8, seed: int = 0
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, heads, length, width, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("factors", [(2,), (8,), (64,), (4, 6), (2, 4, 8), (6, 2), (1, 4), (384,)])
+@pytest.mark.parametrize("num_hashes", [1, 3])
+def test_every_bucket_is_the_argmax_of_its_projections(
+    factors: tuple[int, ...], num_hashes: int
+) -> None:
+    vectors = some_vectors()
+    rotations = draw_rotations(3, 8, num_hashes, factors, seed=5)
+    found = hash_vectors(vectors, rotations, factors, backend="torch")
+    assert np.array_equal(found.numpy(), buckets_by_loop(vectors, rotations, factors))
+    assert int(found.max()) < math.prod(factors)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 1000])
+def test_any_length_hashes_and_slices_leave_no_seam(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = some_vectors(length=length)
+    rotations = draw_rotations(3, 8, 2, (8,), seed=1)
+    whole = hash_vectors(vectors, rotations, (8,), backend="torch")
+    monkeypatch.setattr("reformer.ops.hashing._SLICE_ELEMENTS", 500)
+    assert torch.equal(whole, hash_vectors(vectors, rotations, (8,), backend="torch"))
+
+
+def test_scale_and_memory_layout_do_not_matter() -> None:
+    vectors = some_vectors()
+    expected = hash_buckets(vectors, num_buckets=(4, 8), seed=3)
+    for scale in (2.0**-30, 0.5, 2.0**30):
+        assert torch.equal(hash_buckets(vectors * scale, num_buckets=(4, 8), seed=3), expected)
+    positions_first = vectors.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    every_other = torch.stack([vectors, vectors], dim=-1).flatten(-2)[..., ::2]
+    for strided in (positions_first, every_other):
+        assert not strided.is_contiguous()
+        assert torch.equal(hash_buckets(strided, num_buckets=(4, 8), seed=3), expected)
+
+
+def test_a_seed_names_the_buckets_and_the_global_generator_stays_where_it_was() -> None:
+    vectors = some_vectors(length=200)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = hash_buckets(vectors, num_buckets=16, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(hash_buckets(vectors, num_buckets=16, seed=7), first)
+    assert not torch.equal(hash_buckets(vectors, num_buckets=16, seed=8), first)
+
+
+def test_rotations_are_normal_and_independent_between_seeds_heads_and_rounds() -> None:
+    first = draw_rotations(4, 32, 4, (64,), seed=0)
+    assert first.dtype == torch.float32 and first.shape == (4, 32, 4, 32)
+    assert abs(float(first.mean())) < 0.03 and abs(float(first.std()) - 1) < 0.03
+    draws = [draw_rotations(4, 32, 4, (64,), seed=seed) for seed in range(3)]
+    streams = torch.cat([d.permute(0, 2, 1, 3).reshape(16, -1) for d in draws])
+    correlation = torch.corrcoef(streams) - torch.eye(48)
+    assert float(correlation.abs().max()) < 5 / math.sqrt(streams.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("num_buckets", "dtype"),
+    [
+        (2, torch.uint8),
+        (256, torch.uint8),
+        (258, torch.int16),
+        (2**15, torch.int16),
+        (2**15 + 2, torch.int32),
+        (2**31, torch.int32),
+        (2**31 + 2, torch.int64),
+    ],
+)
+def test_buckets_are_kept_in_the_smallest_integer_that_holds_them(
+    num_buckets: int, dtype: torch.dtype
+) -> None:
+    assert smallest_integer(num_buckets) == dtype
+    assert torch.iinfo(dtype).max >= num_buckets - 1
+
+
+def test_hashing_returns_the_smallest_integer() -> None:
+    vectors = some_vectors(batch=1, heads=1, length=3)
+    assert hash_buckets(vectors, num_buckets=(16, 16)).dtype == torch.uint8
+    assert hash_buckets(vectors, num_buckets=(16, 32)).dtype == torch.int16
+
+
+def test_one_bucket_holds_everything() -> None:
+    buckets = hash_buckets(some_vectors(), num_hashes=2, num_buckets=1)
+    assert buckets.shape == (2, 3, 2, 37) and not buckets.any()
+
+
+@pytest.mark.parametrize("num_buckets", [0, -2, 3, 129, (4, 3), (2, -4), ()])
+def test_bucket_numbers_that_cannot_be_halved_are_refused(
+    num_buckets: int | tuple[int, ...],
+) -> None:
+    with pytest.raises(ValueError, match="num_buckets"):
+        hash_buckets(some_vectors(), num_buckets=num_buckets)
+
+
+def test_shapes_that_do_not_fit_are_refused_by_name() -> None:
+    vectors, rotations = some_vectors(), draw_rotations(3, 8, 2, (8,), seed=0)
+    with pytest.raises(ValueError, match="vectors must be a float tensor"):
+        hash_vectors(vectors.long(), rotations, (8,))
+    with pytest.raises(ValueError, match="rotations must be"):
+        hash_vectors(vectors, rotations, (16,))
+    with pytest.raises(ValueError, match="rotations must be"):
+        hash_vectors(vectors[..., :4], rotations, (8,))
+
+
+@pytest.mark.parametrize("num_buckets", [2**k for k in range(1, 22)])
+def test_large_powers_of_two_are_factorised_into_even_factors(num_buckets: int) -> None:
+    factors = bucket_factors(num_buckets)
+    assert math.prod(factors) == num_buckets
+    assert all(factor % 2 == 0 and factor <= 128 for factor in factors)
+    assert len(factors) == max(1, math.ceil((num_buckets.bit_length() - 1) / 7))
+
+
+@pytest.mark.parametrize(("length", "window"), [(1, 64), (64, 64), (1000, 7), (65536, 64)])
+def test_the_default_number_of_buckets_is_about_two_per_window(length: int, window: int) -> None:
+    count = default_num_buckets(length, window)
+    assert count >= 2 and count & (count - 1) == 0
+    wanted = max(2.0, 2 * length / window)
+    assert wanted / math.sqrt(2) <= count <= wanted * math.sqrt(2)
+
+
+def test_autocast_does_not_change_a_bucket() -> None:
+    vectors = some_vectors(length=500).float()
+    expected = hash_buckets(vectors, num_buckets=64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(hash_buckets(vectors, num_buckets=64), expected)
+
+
+def test_vectors_that_are_not_finite_get_a_valid_bucket_and_disturb_nobody() -> None:
+    vectors = some_vectors(batch=1, heads=1)
+    clean = hash_buckets(vectors, num_buckets=(4, 4))
+    spoilt = vectors.clone()
+    spoilt[0, 0, 5], spoilt[0, 0, 6, 0], spoilt[0, 0, 7] = torch.nan, torch.inf, 0.0
+    found = hash_buckets(spoilt, num_buckets=(4, 4))
+    assert 0 <= int(found.min()) and int(found.max()) < 16
+    others = [t for t in range(37) if t not in (5, 6, 7)]
+    assert torch.equal(found[..., others], clean[..., others])
+
+
+def test_buckets_carry_no_gradient() -> None:
+    vectors = some_vectors().requires_grad_()
+    assert not hash_buckets(vectors, num_buckets=8).requires_grad
+
+
+def test_near_vectors_share_buckets_more_often_than_far_ones() -> None:
+    vectors = some_vectors(batch=1, heads=1, length=2000, width=16)
+    noise = some_vectors(batch=1, heads=1, length=2000, width=16, seed=1)
+    shares = []
+    for amount in (0.0, 0.1, 0.5, 2.0):
+        moved = hash_buckets(vectors + amount * noise, num_buckets=16, num_hashes=8)
+        same = moved == hash_buckets(vectors, num_buckets=16, num_hashes=8)
+        shares.append(float(same.double().mean()))
+    assert shares[0] == 1.0
+    assert shares == sorted(shares, reverse=True) and shares[-1] < 0.4
