@@ -74,9 +74,11 @@ def sort_tokens_torch(
     keys = buckets.to(torch.int64)
     padding = torch.zeros((), dtype=torch.bool, device=buckets.device)
     if segment_ids is not None:
-        segments = segment_ids.to(torch.int64)[:, None, None, :]
-        padding = (segments < 0).expand_as(keys)
-        keys = keys + segments * (int(keys.max()) + 1 if keys.numel() else 1)
+        padding = (segment_ids < 0)[:, None, None, :].expand_as(keys)
+        # Ids of any size become 0, 1, …, so that the products below cannot pass 2^63.
+        _, segments = segment_ids.unique(return_inverse=True)
+        stride = int(keys.max()) + 1 if keys.numel() else 1
+        keys = keys + segments[:, None, None, :] * stride
         keys = keys.masked_fill(padding, torch.iinfo(torch.int64).max)
     sorted_keys, order = keys.sort(dim=-1, stable=True)
     starts = torch.ones_like(sorted_keys)
