@@ -1,0 +1,44 @@
+"""Reformer Core: the Reformer as real software.
+
+The public names load on first use, so that ``import reformer`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from reformer.config import LSH, ConfigError, Full, Local, ReformerConfig
+
+if TYPE_CHECKING:
+    from reformer.models.language import ReformerForCausalLM
+    from reformer.models.store import ModelError
+    from reformer.ops.dispatch import use_backend
+    from reformer.ops.lsh_attention import local_attention, lsh_attention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSH",
+    "ConfigError",
+    "Full",
+    "Local",
+    "ModelError",
+    "ReformerConfig",
+    "ReformerForCausalLM",
+    "local_attention",
+    "lsh_attention",
+    "use_backend",
+]
+
+_HOMES = {
+    "ModelError": "reformer.models.store",
+    "ReformerForCausalLM": "reformer.models.language",
+    "local_attention": "reformer.ops.lsh_attention",
+    "lsh_attention": "reformer.ops.lsh_attention",
+    "use_backend": "reformer.ops.dispatch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reformer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

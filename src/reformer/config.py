@@ -237,6 +237,14 @@ class ReformerConfig:
         share, rest = divmod(self.hidden_size, rank)
         return tuple(share + (axis >= rank - rest) for axis in range(rank))
 
+    def with_num_hashes(self, num_hashes: int) -> ReformerConfig:
+        """This config with another number of rounds in every LSH layer; weights stay valid."""
+        layers = tuple(
+            dataclasses.replace(layer, num_hashes=num_hashes) if isinstance(layer, LSH) else layer
+            for layer in self.layers
+        )
+        return dataclasses.replace(self, layers=layers)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; each layer carries its ``kind``."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

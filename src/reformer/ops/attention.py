@@ -83,6 +83,8 @@ def attend(
     A non-finite key or value reaches exactly the queries that see it.
     """
     _check_attention(query, key, value, order)
+    if query.numel() == 0:
+        return value.clone(), query.sum(dim=-1, dtype=accumulation_dtype(query.dtype))
     if dispatch.resolve(backend) == "reference":
         from reformer.ops.dense import attend_dense
 
@@ -110,9 +112,11 @@ def _check_attention(
                 f"{name} must match query ({query.dtype} {list(query.shape)}), "
                 f"not {tensor.dtype} {list(tensor.shape)}"
             )
-    if order is not None and (order.dim() != 4 or order.shape[3] != query.shape[2]):
+    batch, heads, length, _ = query.shape
+    if order is not None and tuple(order.shape) != (batch, heads, *order.shape[2:3], length):
         raise ValueError(
-            f"order must be [B, H, R, L] with L = {query.shape[2]}, not {list(order.shape)}"
+            f"order must be [B, H, R, L] = [{batch}, {heads}, R, {length}], "
+            f"not {list(order.shape)}"
         )
 
 

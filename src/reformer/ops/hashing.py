@@ -112,11 +112,11 @@ def hash_vectors_torch(vectors: Tensor, rotations: Tensor, factors: list[int]) -
     buckets = vectors.new_empty(
         (batch, heads, rounds, length), dtype=smallest_integer(math.prod(factors))
     )
-    step = max(1, _SLICE_ELEMENTS // (batch * heads * rounds * projections))
+    step = max(1, _SLICE_ELEMENTS // max(1, batch * heads * rounds * projections))
     with torch.autocast(vectors.device.type, enabled=False):
         for start in range(0, length, step):
             part = vectors[:, :, start : start + step].to(dtype) @ flat
-            part = part.reshape(batch, heads, -1, rounds, projections)
+            part = part.unflatten(-1, (rounds, projections))
             found = _combine_factors(part, factors)
             buckets[..., start : start + step] = found.transpose(2, 3)
     return buckets

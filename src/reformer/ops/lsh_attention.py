@@ -59,11 +59,7 @@ def lsh_attention(
     chunks_before, chunks_after: chunk rule only; after defaults to 0, or 1 when not causal.
     """
     check_attention_arguments(window_length, rule)
-    if query_key.dim() != 4 or not query_key.is_floating_point():
-        raise ValueError(
-            f"query_key must be a float tensor [B, H, L, K], not {query_key.dtype} "
-            f"{list(query_key.shape)}"
-        )
+    _check_tokens("query_key", query_key)
     if buckets is None:
         buckets = hash_buckets(
             query_key, num_hashes=num_hashes, window_length=window_length,
@@ -100,9 +96,10 @@ def local_attention(
     arguments as in ``lsh_attention``.
     """
     check_attention_arguments(window_length, rule)
+    _check_tokens("query", query)
     order = code = None
     if segment_ids is not None:
-        batch, length = segment_ids.shape
+        batch, _, length, _ = query.shape
         one_bucket = torch.zeros((batch, 1, 1, length), dtype=torch.uint8, device=query.device)
         order, code = sort_tokens(
             one_bucket, window_length, segment_ids=segment_ids, backend=backend
@@ -116,6 +113,13 @@ def local_attention(
         segment_ids=segment_ids, scale=query.shape[-1] ** -0.5, dropout=dropout, backend=backend,
     )  # fmt: skip
     return out
+
+
+def _check_tokens(name: str, tensor: Tensor) -> None:
+    if tensor.dim() != 4 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} must be a float tensor [B, H, L, K], not {tensor.dtype} {list(tensor.shape)}"
+        )
 
 
 def check_attention_arguments(window_length: int, rule: str) -> None:

@@ -94,8 +94,8 @@ def _slices(
     step = max(1, _SLICE_SCORES // max(scores, 1))
     flat = [x.reshape(rows, length, width) for x in (query, query if key is None else key, value)]
     if order is None or code is None:
-        order = code = torch.arange(length, device=query.device).expand(rows, 1, length)
-    order, code = order.reshape(rows, -1, length), code.reshape(rows, -1, length)
+        order = code = torch.arange(length, device=query.device).expand(batch, heads, 1, length)
+    order, code = order.flatten(0, 1), code.flatten(0, 1)
     segments = None
     if segment_ids is not None:
         segments = segment_ids[:, None].expand(batch, heads, length).reshape(rows, length)

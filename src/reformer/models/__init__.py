@@ -1,0 +1,1 @@
+"""Models: the trunk, the heads on it, and how they are stored."""

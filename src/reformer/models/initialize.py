@@ -1,0 +1,38 @@
+"""Weights of a new model, drawn from a private generator that the config's seed names."""
+
+import math
+
+import torch
+from torch import nn
+
+from reformer.ops.randomness import generator
+
+
+def initialize(model: nn.Module, seed: int, embedding_scale: float, num_layers: int) -> None:
+    """Fill every parameter: Glorot-uniform matrices, unit norms, zero biases.
+
+    Embeddings and the head are normal with deviation ``embedding_scale``: a new model predicts
+    nearly uniformly. The two matrices of a layer that write into the streams (named
+    ``output``) are smaller by sqrt(2 * num_layers), so the streams keep their size at any
+    depth.
+    """
+    rng = generator(seed)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                fan_out, fan_in = module.weight.shape
+                bound = math.sqrt(6.0 / (fan_in + fan_out))
+                if name.endswith(".output"):
+                    bound /= math.sqrt(2.0 * num_layers)
+                if name == "head":
+                    module.weight.normal_(0.0, embedding_scale, generator=rng)
+                else:
+                    module.weight.uniform_(-bound, bound, generator=rng)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+            elif isinstance(module, (nn.Embedding, nn.ParameterList)):
+                for parameter in module.parameters():
+                    parameter.normal_(0.0, embedding_scale, generator=rng)

@@ -1,0 +1,64 @@
+"""What every model with a head shares: construction, saving and loading."""
+
+import os
+from typing import Self
+
+import torch
+from torch import nn
+
+from reformer.config import ReformerConfig
+from reformer.models.initialize import initialize
+from reformer.models.reformer import Reformer
+from reformer.models.store import read_config, read_weights, write_model
+
+
+class PretrainedReformer(nn.Module):
+    """A trunk and a head. Subclasses build their head in ``_build_head``."""
+
+    def __init__(
+        self, config: ReformerConfig, *, weights_folder: str | os.PathLike[str] | None = None
+    ) -> None:
+        """A new model with weights drawn from ``config.seed``, or the weights in a folder."""
+        super().__init__()
+        self.config = config
+        # Built without storage: torch's own initialisation would use the global generator,
+        # and weights from a folder are checked before anything is allocated.
+        with torch.device("meta"):
+            self.reformer = Reformer(config)
+            self.head = self._build_head(config)
+        if weights_folder is None:
+            self.to_empty(device="cpu")
+            initialize(self, config.seed, config.init_scale, len(config.layers))
+        else:
+            weights = read_weights(weights_folder, self.state_dict())
+            self.load_state_dict(weights, assign=True)
+        self._num_draws = 0
+
+    def _build_head(self, config: ReformerConfig) -> nn.Module:
+        raise TypeError(f"{type(self).__name__} is a base class: use a model with a head")
+
+    def _draw(self, draw: int | None) -> int | None:
+        """The random draw of this pass: None in evaluation, else the given or the next number."""
+        if not self.training:
+            return None
+        if draw is not None:
+            return draw
+        self._num_draws += 1
+        return self._num_draws - 1
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors into ``folder``."""
+        write_model(folder, type(self).__name__, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, num_hashes: int | None = None
+    ) -> Self:
+        """Read a model, in evaluation mode; ``store.ModelError`` for a folder without one.
+
+        num_hashes: rounds for every LSH layer, instead of the config's own.
+        """
+        config = read_config(folder, cls.__name__)
+        if num_hashes is not None:
+            config = config.with_num_hashes(num_hashes)
+        return cls(config, weights_folder=folder).eval()

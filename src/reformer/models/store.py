@@ -1,0 +1,93 @@
+"""A model on disk: a folder with config.json and model.safetensors.
+
+Nothing is unpickled. Shapes are checked against the config before any weight is read, and
+files appear under their names only when they are complete.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reformer.config import ConfigError, ReformerConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class ModelError(ValueError):
+    """A folder that does not hold a usable model; the message names the file and the reason."""
+
+
+def write_model(
+    folder: str | os.PathLike[str],
+    architecture: str,
+    config: ReformerConfig,
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Write config.json and model.safetensors into ``folder``, which is made if needed."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    weights = folder / (WEIGHTS_FILE + ".part")
+    save_file(contents, weights)
+    os.replace(weights, folder / WEIGHTS_FILE)
+    text = json.dumps({"architecture": architecture, **config.to_dict()}, indent=2)
+    part = folder / (CONFIG_FILE + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, folder / CONFIG_FILE)
+
+
+def read_config(folder: str | os.PathLike[str], architecture: str) -> ReformerConfig:
+    """The config of the model in ``folder``; ModelError when there is none that can be used."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it has no {CONFIG_FILE}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold one JSON object")
+    found = values.pop("architecture", None)
+    if found != architecture:
+        raise ModelError(f"{path} describes the architecture {found!r}, not {architecture!r}")
+    try:
+        return ReformerConfig.from_dict(values)
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def read_weights(
+    folder: str | os.PathLike[str], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights in ``folder``; names and shapes must be exactly those of ``expected``.
+
+    ``expected`` may be on the meta device: nothing is read before everything agrees.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it has no {WEIGHTS_FILE}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            _check_names(path, set(file.keys()), set(expected))
+            for name, tensor in expected.items():
+                shape = list(file.get_slice(name).get_shape())
+                if shape != list(tensor.shape):
+                    raise ModelError(
+                        f"{path}: {name} is {shape}, but {CONFIG_FILE} asks for {list(tensor.shape)}"
+                    )
+            return {name: file.get_tensor(name) for name in expected}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+
+
+def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
+    for what, names in (("lacks", expected - found), ("has an unknown tensor", found - expected)):
+        if names:
+            raise ModelError(f"{path} {what} {min(names)}")
+

@@ -1,0 +1,1 @@
+"""Modules: parameters and shapes; the maths is a call into ``reformer.ops``."""

@@ -1,0 +1,29 @@
+"""The position-wise feed-forward layer, computed in slices (paper section 3)."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reformer.config import ReformerConfig
+from reformer.ops.sliced import apply_sliced
+
+_ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+class FeedForward(nn.Module):
+    """x W1 + b1, the activation, W2 + b2, ``slice_length`` positions at a time."""
+
+    def __init__(self, config: ReformerConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.hidden_size, config.feed_forward_size)
+        self.output = nn.Linear(config.feed_forward_size, config.hidden_size)
+        self.activation = _ACTIVATIONS[config.activation]
+        self.slice_length = config.slice_length
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        flat = x.reshape(-1, x.shape[-1])
+        out = apply_sliced(self._slice, flat, self.slice_length, list(self.parameters()))
+        return out.view(x.shape)
+
+    def _slice(self, x: Tensor) -> Tensor:
+        return self.output(self.activation(self.inner(x)))

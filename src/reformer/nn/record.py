@@ -1,0 +1,45 @@
+"""What one layer of one forward pass must know, and keep, to be computed again identically.
+
+Records live in the autograd context of their forward pass, never on a module, so any number
+of forward passes can be under way at once.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reformer.ops.randomness import derive_seed
+
+
+@dataclass
+class LayerRecord:
+    """One layer's part of one forward pass."""
+
+    hash_seed: int
+    """Names the hash rotations."""
+    dropout_seed: int | None
+    """Names the dropout masks; None switches dropout off."""
+    segment_ids: Tensor | None
+    """[B, L]; see ``ops.order``."""
+    positions: Tensor
+    """[L] or [B, L]."""
+    buckets: Tensor | None = None
+    """[B, H, R, L] in the smallest integer type, once the layer has hashed."""
+
+
+def layer_records(
+    num_layers: int, seed: int, draw: int | None, segment_ids: Tensor | None, positions: Tensor
+) -> list[LayerRecord]:
+    """Records for a forward pass: evaluation (draw None) or the training draw with this number."""
+    records = []
+    for layer in range(num_layers):
+        name = (seed, layer) if draw is None else (seed, layer, draw)
+        records.append(
+            LayerRecord(
+                hash_seed=derive_seed(0, *name),
+                dropout_seed=None if draw is None else derive_seed(1, *name),
+                segment_ids=segment_ids,
+                positions=positions,
+            )
+        )
+    return records
