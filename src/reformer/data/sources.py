@@ -1,0 +1,96 @@
+"""Training sequences by number: sequence n is a pure function of (seed, n).
+
+A step that uses the sequences first … first + count - 1 can therefore be repeated, or taken
+up by another number of processes, from the step's number alone.
+"""
+
+import math
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reformer.data.files import InputError
+from reformer.data.store import TokenStore
+from reformer.ops.randomness import derive_seed, generator
+from reformer.ops.sliced import IGNORED_LABEL
+
+
+class Batch(NamedTuple):
+    """input_ids and labels, int64 [B, L], aligned; labels of -100 are not counted."""
+
+    input_ids: Tensor
+    labels: Tensor
+
+
+class Source(Protocol):
+    """Where training sequences come from."""
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Average bytes of text behind a token."""
+        ...
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Sequences number first to first + count - 1."""
+        ...
+
+
+class TextSource:
+    """Windows of ``length`` tokens at random offsets of a token store."""
+
+    def __init__(self, store: TokenStore, length: int, seed: int) -> None:
+        if len(store) < length:
+            raise InputError(
+                f"length is {length}, but the text has {len(store)} tokens to train on: "
+                "give more text or a shorter length"
+            )
+        self.store = store
+        self.length = length
+        self.seed = seed
+        self.bytes_per_token = store.num_bytes / len(store)
+
+    def batch(self, first: int, count: int) -> Batch:
+        num_offsets = len(self.store) - self.length + 1
+        rows = []
+        for number in range(first, first + count):
+            offset = derive_seed(self.seed, number) % num_offsets
+            rows.append(self.store.tokens[offset : offset + self.length])
+        input_ids = torch.from_numpy(np.stack(rows).astype(np.int64))
+        return Batch(input_ids, input_ids)
+
+
+class CopySource:
+    """The duplication task (paper, section 5): 0 w 0 w, with w drawn from 1 … vocab_size - 1.
+
+    Only the second w is labelled: the first one cannot be predicted.
+    """
+
+    bytes_per_token = 1.0
+
+    def __init__(self, length: int, vocab_size: int, seed: int) -> None:
+        if length < 4 or length % 2:
+            raise InputError(f"length is {length}: the copy task needs an even length from 4 up")
+        if vocab_size < 3:
+            raise InputError(f"vocab_size is {vocab_size}: the copy task needs at least 3")
+        self.length = length
+        self.vocab_size = vocab_size
+        self.seed = seed
+
+    def batch(self, first: int, count: int) -> Batch:
+        half = self.length // 2
+        words = torch.zeros(count, half, dtype=torch.int64)
+        for row in range(count):
+            words[row, 1:] = torch.randint(
+                1, self.vocab_size, (half - 1,), generator=generator(self.seed, first + row)
+            )
+        input_ids = torch.cat([words, words], dim=1)
+        labels = input_ids.clone()
+        labels[:, : half + 1] = IGNORED_LABEL
+        return Batch(input_ids, labels)
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """Mean loss in nats per token as bits per byte of text."""
+    return nats_per_token / math.log(2.0) / bytes_per_token

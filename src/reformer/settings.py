@@ -1,0 +1,104 @@
+"""How a model is trained: one frozen dataclass, stdlib only, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reformer.config import ConfigError
+
+Task = Literal["text", "copy"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Steps, batch, optimizer and rhythm of a training run. The sequence length is the model's."""
+
+    task: Task = "text"
+    """What to learn: "text" (files), or "copy" (the paper's duplication task, made up on the fly)."""
+    steps: int = 1000
+    """Updates of the weights."""
+    batch_size: int = 8
+    """Sequences per forward pass."""
+    accumulation_steps: int = 1
+    """Forward passes whose gradients are averaged into one update."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup_steps: int = 50
+    """Updates over which the learning rate rises from zero to its peak; then it falls (cosine)."""
+    final_learning_rate: float = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay (AdamW), on matrices only."""
+    adam_beta1: float = 0.9
+    """Decay of the first moment."""
+    adam_beta2: float = 0.98
+    """Decay of the second moment."""
+    clip_norm: float = 1.0
+    """Gradients whose global norm is larger are scaled down to it."""
+    precision: Precision = "float32"
+    """"bfloat16": matrix products under autocast; parameters and moments stay in float32."""
+    evaluate_every: int = 100
+    """Steps between validations."""
+    evaluate_tokens: int = 16384
+    """Validation tokens used on the way; all of them are used at the end."""
+    save_every: int = 100
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept; the best weights are kept besides."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation_steps", "keep_last"):
+            _require_count(name, getattr(self, name))
+        for name in ("evaluate_every", "evaluate_tokens", "save_every"):
+            _require_count(name, getattr(self, name))
+        _require_count("warmup_steps", self.warmup_steps, least=0)
+        for name in ("learning_rate", "clip_norm"):
+            _require_number(name, getattr(self, name), above=0.0)
+        _require_number("weight_decay", self.weight_decay)
+        _require_number("final_learning_rate", self.final_learning_rate, most=1.0)
+        for name in ("adam_beta1", "adam_beta2"):
+            _require_number(name, getattr(self, name), most=1.0 - 1e-9)
+        _require_choice("task", self.task, ("text", "copy"))
+        _require_choice("precision", self.precision, ("float32", "bfloat16"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainingSettings:
+        """The inverse of ``to_dict``; unknown or malformed fields raise ConfigError."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"training settings have no field {name!r}")
+        return cls(**values)
+
+
+def _require_count(name: str, value: object, least: int = 1) -> None:
+    valid = isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
+    if not valid:
+        raise ConfigError(
+            f"{name} is {value!r}: it must be a whole number from {least} to 2147483647"
+        )
+
+
+def _require_number(
+    name: str, value: object, above: float | None = None, most: float = 1e6
+) -> None:
+    valid = isinstance(value, (int, float)) and math.isfinite(value) and value <= most
+    if valid and above is not None:
+        valid = value > above
+    if not (valid and value >= 0):
+        least = "0" if above is None else f"more than {above:g}"
+        raise ConfigError(f"{name} is {value!r}: it must be a number from {least} to {most:g}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")
