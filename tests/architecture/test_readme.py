@@ -1,4 +1,4 @@
-"""What the documents say is so: their examples run, their options exist, their links lead somewhere."""
+"""What the documents say is so: examples run, options exist, links lead somewhere."""
 
 import re
 import shlex

@@ -43,7 +43,9 @@ def _violations(source):
         name = _name(node.func)
         if name in UNPICKLING | GLOBAL_RANDOM:
             yield name
-        if name.split(".")[-1] in DRAWS and not any(word.arg == "generator" for word in node.keywords):
+        if name.split(".")[-1] in DRAWS and not any(
+            word.arg == "generator" for word in node.keywords
+        ):
             yield f"{name} without generator="
 
 
