@@ -1,3 +1,5 @@
 """Pure functions on tensors: the paper's formulas, each beside its plain-torch definition."""
 
-from reformer.ops import tiled as tiled  # registers the torch path of the attention op
+# Importing these registers the torch path of the attention op.
+from reformer.ops import tiled as tiled
+from reformer.ops import tiled_backward as tiled_backward

@@ -1,11 +1,10 @@
-"""Attention over a sorted order in plain torch, tile by tile: the path for every device.
+"""Attention over a sorted order in plain torch, tile by tile: the forward, for every device.
 
 The order is cut into tiles of queries; a tile's keys are the few neighbouring tiles that can
 hold a visible pair. One round and a slice of the heads are handled at a time, so the largest
 temporary is [heads in slice, L, keys per tile] and nothing grows with the number of rounds.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,13 +12,7 @@ import torch
 from torch import Tensor
 
 from reformer.ops import dispatch
-from reformer.ops.attention import (
-    KEY_EPSILON,
-    Dropout,
-    Visibility,
-    accumulation_dtype,
-    normalize_key,
-)
+from reformer.ops.attention import Dropout, Visibility, accumulation_dtype, normalize_key
 from reformer.ops.randomness import pair_keep_mask
 
 # Scores in flight: 32 MB in float32.
@@ -28,7 +21,7 @@ _SMALLEST_TILE = 16
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How one call's order is cut into tiles."""
 
     tile: int
@@ -37,7 +30,7 @@ class _Layout:
     after: int
 
     @staticmethod
-    def of(visibility: Visibility, length: int) -> "_Layout":
+    def of(visibility: Visibility, length: int) -> "Layout":
         if visibility.rule == "chunk":
             tile, before, after = visibility.length, visibility.before, visibility.after
         else:
@@ -45,7 +38,7 @@ class _Layout:
             before = -(-(visibility.length - 1) // tile)
             before = min(before, -(-length // tile) - 1)
             after = 0 if visibility.causal else before
-        return _Layout(tile, -(-length // tile), before, after)
+        return Layout(tile, -(-length // tile), before, after)
 
     @property
     def span(self) -> int:
@@ -53,7 +46,7 @@ class _Layout:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """One slice of (batch, head) rows, flattened to G; K is the head width."""
 
     first_row: int
@@ -66,7 +59,7 @@ class _Inputs:
 
 
 @dataclass(frozen=True)
-class _Round:
+class Round:
     """One round of a slice: the tokens of its tiles and which pairs are visible.
 
     Tokens are indices into the slice's flattened rows [G * L]; G * L stands for a pad.
@@ -78,15 +71,15 @@ class _Round:
     keep: Tensor | None  # dropout factors, as visible
 
 
-def _slices(
+def slices_of(
     query: Tensor,
     key: Tensor | None,
     value: Tensor,
     order: Tensor | None,
     code: Tensor | None,
     segment_ids: Tensor | None,
-    layout: _Layout,
-) -> Iterator[tuple[slice, _Inputs]]:
+    layout: Layout,
+) -> Iterator[tuple[slice, Inputs]]:
     batch, heads, length, width = query.shape
     rows = batch * heads
     dtype = accumulation_dtype(query.dtype)
@@ -102,18 +95,23 @@ def _slices(
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         q, k, v = (x[part].to(dtype) for x in flat)
-        yield part, _Inputs(
-            first_row=start,
-            query=q,
-            key=normalize_key(k) if key is None else k,
-            value=v,
-            order=order[part].to(torch.int64),
-            code=code[part].to(torch.int64),
-            segments=None if segments is None else segments[part],
+        yield (
+            part,
+            Inputs(
+                first_row=start,
+                query=q,
+                key=normalize_key(k) if key is None else k,
+                value=v,
+                order=order[part].to(torch.int64),
+                code=code[part].to(torch.int64),
+                segments=None if segments is None else segments[part],
+            ),
         )
 
 
-def _tiles(inputs: _Inputs, layout: _Layout, visibility: Visibility, index: int) -> tuple[Tensor, Tensor]:
+def _tiles(
+    inputs: Inputs, layout: Layout, visibility: Visibility, index: int
+) -> tuple[Tensor, Tensor]:
     """Positions of the queries' and keys' tokens in every tile of a round; -1 is a pad."""
     rows, rounds, length = inputs.order.shape
     shape = (rows, rounds, layout.per_round * layout.tile)
@@ -134,15 +132,15 @@ def _tiles(inputs: _Inputs, layout: _Layout, visibility: Visibility, index: int)
     return items[:, first : first + layout.per_round], keys
 
 
-def _windows(keys: Tensor, layout: _Layout) -> Tensor:
+def _windows(keys: Tensor, layout: Layout) -> Tensor:
     """[G, before + tiles + after, T] to [G, tiles, span * T]: each tile beside its neighbours."""
     parts = [keys[:, o : o + layout.per_round] for o in range(layout.span)]
     return torch.cat(parts, dim=-1)
 
 
-def _round(
-    inputs: _Inputs, layout: _Layout, visibility: Visibility, dropout: Dropout, index: int
-) -> _Round:
+def round_of(
+    inputs: Inputs, layout: Layout, visibility: Visibility, dropout: Dropout, index: int
+) -> Round:
     rows, _, length = inputs.order.shape
     queries, keys = _tiles(inputs, layout, visibility, index)
     windows = _windows(keys, layout)
@@ -171,7 +169,7 @@ def _round(
         )
         keep = kept.to(inputs.query.dtype).div_(1.0 - dropout.rate)
     pad = rows * length
-    return _Round(
+    return Round(
         queries=torch.where(queries >= 0, queries + base, pad),
         keys=torch.where(keys >= 0, keys + base, pad),
         visible=visible,
@@ -194,15 +192,15 @@ def _by_position(queries: Tensor, keys: Tensor, visibility: Visibility) -> Tenso
     return distance >= (0 if visibility.include_self else 1)
 
 
-def _rows_of(x: Tensor, tokens: Tensor) -> Tensor:
+def rows_of(x: Tensor, tokens: Tensor) -> Tensor:
     """Rows [G, tiles, T, K] of x [G, L, K]; a pad reads the last row, which is always masked."""
     flat = x.reshape(-1, x.shape[-1])
     return flat[tokens.clamp(max=flat.shape[0] - 1)]
 
 
-def _scores(inputs: _Inputs, layout: _Layout, part: _Round, scale: float) -> Tensor:
-    query = _rows_of(inputs.query, part.queries)
-    key = _rows_of(inputs.key, part.keys)
+def tile_scores(inputs: Inputs, layout: Layout, part: Round, scale: float) -> Tensor:
+    query = rows_of(inputs.query, part.queries)
+    key = rows_of(inputs.key, part.keys)
     tiles = layout.per_round
     scores = [query @ key[:, o : o + tiles].transpose(-1, -2) for o in range(layout.span)]
     return torch.where(part.visible, torch.cat(scores, dim=-1).mul_(scale), -torch.inf)
@@ -222,17 +220,17 @@ def attention_torch(
 ) -> tuple[Tensor, Tensor]:
     """Forward of ``attend``: output [B, H, L, K] and lse [B, H, L]."""
     batch, heads, length, width = query.shape
-    layout = _Layout.of(visibility, length)
+    layout = Layout.of(visibility, length)
     out = query.new_empty(batch * heads, length, width)
     lse = query.new_empty(batch * heads, length, dtype=accumulation_dtype(query.dtype))
-    for rows, inputs in _slices(query, key, value, order, code, segment_ids, layout):
+    for rows, inputs in slices_of(query, key, value, order, code, segment_ids, layout):
         total, normalizer = _combine_rounds(inputs, layout, visibility, scale, dropout)
         out[rows], lse[rows] = total.to(out.dtype), normalizer
     return out.view(query.shape), lse.view(batch, heads, length)
 
 
 def _combine_rounds(
-    inputs: _Inputs, layout: _Layout, visibility: Visibility, scale: float, dropout: Dropout
+    inputs: Inputs, layout: Layout, visibility: Visibility, scale: float, dropout: Dropout
 ) -> tuple[Tensor, Tensor]:
     """Softmax over all rounds of a slice by a running maximum and sum."""
     rows, rounds, length = inputs.order.shape
@@ -243,8 +241,8 @@ def _combine_rounds(
     total = inputs.query.new_zeros(rows * length + 1, width)
     clean = bool(torch.isfinite(inputs.value).all())
     for index in range(rounds):
-        part = _round(inputs, layout, visibility, dropout, index)
-        scores = _scores(inputs, layout, part, scale)
+        part = round_of(inputs, layout, visibility, dropout, index)
+        scores = tile_scores(inputs, layout, part, scale)
         seen = part.queries.reshape(-1)
         old = top[seen].view(part.queries.shape)
         new = torch.maximum(old, scores.amax(dim=-1))
@@ -267,10 +265,10 @@ def _combine_rounds(
 
 
 def _weighted_values(
-    value: Tensor, part: _Round, layout: _Layout, weights: Tensor, clean: bool
+    value: Tensor, part: Round, layout: Layout, weights: Tensor, clean: bool
 ) -> Tensor:
     """weights @ values per tile; non-finite values reach only the queries that see them."""
-    values = _rows_of(value, part.keys)
+    values = rows_of(value, part.keys)
     finite = values if clean else torch.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     tiles = layout.per_round
     total = torch.zeros_like(values[:, :tiles])
@@ -279,118 +277,11 @@ def _weighted_values(
     if clean:
         return total
     visible = part.visible.to(value.dtype).split(layout.tile, dim=-1)
-    for bad, name in ((values.isnan(), torch.nan), (values == torch.inf, torch.inf), (values == -torch.inf, -torch.inf)):
+    for bad, name in (
+        (values.isnan(), torch.nan),
+        (values == torch.inf, torch.inf),
+        (values == -torch.inf, -torch.inf),
+    ):
         hits = sum(seen @ bad[:, o : o + tiles].to(value.dtype) for o, seen in enumerate(visible))
         total = total + torch.where(hits > 0, name, 0.0)  # inf - inf is NaN, as it should be
     return total
-
-
-@dispatch.register("attention_backward", "torch")
-def attention_backward_torch(
-    grad_out: Tensor,
-    grad_lse: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor,
-    order: Tensor | None,
-    code: Tensor | None,
-    segment_ids: Tensor | None,
-    visibility: Visibility,
-    scale: float,
-    dropout: Dropout,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of query, key (None when shared) and value, each [B, H, L, K]."""
-    batch, heads, length, width = query.shape
-    layout = _Layout.of(visibility, length)
-    flat = (batch * heads, length, width)
-    grad_query, grad_key, grad_value = (query.new_empty(flat) for _ in range(3))
-    for rows, inputs in _slices(query, key, value, order, code, segment_ids, layout):
-        dtype = inputs.query.dtype
-        upstream = grad_out.reshape(flat)[rows].to(dtype)
-        # delta_i - dlse_i: what the softmax backward subtracts from do_i . v_j.
-        offset = (upstream * out.reshape(flat)[rows]).sum(dim=-1)
-        offset = offset - grad_lse.reshape(batch * heads, length)[rows]
-        normalizer = lse.reshape(batch * heads, length)[rows]
-        dq, dk, dv = _gradients(
-            inputs, layout, visibility, scale, dropout, upstream, offset, normalizer
-        )
-        if key is None:
-            dq = dq + _normalize_key_backward(inputs.query, dk)
-        grad_query[rows], grad_key[rows], grad_value[rows] = (
-            x.to(query.dtype) for x in (dq, dk, dv)
-        )
-    shape = query.shape
-    own_key = None if key is None else grad_key.view(shape)
-    return grad_query.view(shape), own_key, grad_value.view(shape)
-
-
-def _gradients(
-    inputs: _Inputs,
-    layout: _Layout,
-    visibility: Visibility,
-    scale: float,
-    dropout: Dropout,
-    upstream: Tensor,
-    offset: Tensor,
-    lse: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """dq, dk, dv [G, L, K] of one slice; dk is with respect to the keys as they were used."""
-    rows, rounds, length = inputs.order.shape
-    width = inputs.query.shape[-1]
-    grads = [inputs.query.new_zeros(rows * length + 1, width) for _ in range(3)]
-    grad_query, grad_key, grad_value = grads
-    sees_any = torch.zeros(rows * length + 1, dtype=torch.bool, device=lse.device)
-    for index in range(rounds):
-        part = _round(inputs, layout, visibility, dropout, index)
-        scores = _scores(inputs, layout, part, scale)
-        lse_tile = _rows_of(lse[..., None], part.queries)
-        weights = (scores - lse_tile).exp_()
-        seen = part.queries.reshape(-1)
-        sees_any[seen] |= part.visible.any(dim=-1).view(-1)
-        up = _rows_of(upstream, part.queries)
-        value, key = _rows_of(inputs.value, part.keys), _rows_of(inputs.key, part.keys)
-        tiles = layout.per_round
-        grad_weights = torch.cat(
-            [up @ value[:, o : o + tiles].transpose(-1, -2) for o in range(layout.span)], dim=-1
-        )
-        kept = weights
-        if part.keep is not None:
-            grad_weights *= part.keep
-            kept = weights * part.keep
-        grad_weights -= _rows_of(offset[..., None], part.queries)
-        grad_scores = grad_weights.mul_(weights).mul_(scale)
-        query = _rows_of(inputs.query, part.queries)
-        tile_query, tile_key, tile_value = (torch.zeros_like(x) for x in (query, key, value))
-        pieces = zip(
-            grad_scores.split(layout.tile, dim=-1), kept.split(layout.tile, dim=-1), strict=True
-        )
-        for o, (grad_score, weight) in enumerate(pieces):
-            near = slice(o, o + tiles)
-            tile_query += grad_score @ key[:, near]
-            tile_key[:, near] += grad_score.transpose(-1, -2) @ query
-            tile_value[:, near] += weight.transpose(-1, -2) @ up
-        grad_query.index_add_(0, seen, tile_query.view(-1, width))
-        grad_key.index_add_(0, part.keys.reshape(-1), tile_key.view(-1, width))
-        grad_value.index_add_(0, part.keys.reshape(-1), tile_value.view(-1, width))
-    shape = (rows, length, width)
-    dq, dk, dv = (grad[: rows * length].view(shape) for grad in grads)
-    # A query that saw nobody took its own value with weight one; its lse is its own score.
-    alone = (~sees_any[: rows * length]).view(rows, length, 1)
-    upstream_alone = torch.where(alone, upstream, 0.0)
-    own = torch.where(alone, _own_lse_gradient(upstream, inputs.value, offset), 0.0) * scale
-    return dq + own * inputs.key, dk + own * inputs.query, dv + upstream_alone
-
-
-def _own_lse_gradient(upstream: Tensor, value: Tensor, offset: Tensor) -> Tensor:
-    """dlse [G, L, 1] of queries that see only themselves: do . v - offset."""
-    return (upstream * value).sum(dim=-1, keepdim=True) - offset[..., None]
-
-
-def _normalize_key_backward(query: Tensor, grad_key: Tensor) -> Tensor:
-    """Gradient through k = q / sqrt(mean(q^2) + eps) / sqrt(K)."""
-    width = query.shape[-1]
-    inverse = torch.rsqrt(query.square().mean(dim=-1, keepdim=True) + KEY_EPSILON)
-    along = (grad_key * query).sum(dim=-1, keepdim=True) / width
-    return (grad_key - query * along * inverse.square()) * inverse / math.sqrt(width)
