@@ -63,3 +63,29 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#\s]+)", path.read_text())
     missing = [target for target in targets if not (path.parent / target).exists()]
     assert missing == []
+
+
+def _example(tmp_path: Path, name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_more_rounds_come_closer_to_exact_attention(tmp_path: Path) -> None:
+    output = _example(tmp_path, "attention_quality.py")
+    errors = [float(line.split()[-1]) for line in output.splitlines()]
+    assert len(errors) == 4
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0] / 2
+
+
+def test_a_model_learns_in_a_plain_torch_loop(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 50)
+    output = _example(tmp_path, "language_model.py", str(text), "11")
+    bits = [float(line.split()[-4]) for line in output.splitlines()]
+    assert len(bits) == 2
+    assert bits[1] < bits[0] - 1

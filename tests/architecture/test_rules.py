@@ -1,6 +1,7 @@
 """Rules that hold for every line of the source: no pickles, no global random generator."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multino
 DRAWS |= {f"{name}_" for name in ("normal", "uniform", "bernoulli", "exponential", "random")}
 
 
-def _name(node):
+def _name(node: ast.expr) -> str:
     """The dotted name of an expression such as ``torch.nn.init``, or ""."""
     if isinstance(node, ast.Attribute):
         return f"{_name(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _imported(tree):
+def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -34,7 +35,7 @@ def _imported(tree):
             yield node.module.split(".")[0]
 
 
-def _violations(source):
+def _violations(source: str) -> Iterator[str]:
     tree = ast.parse(source)
     yield from (f"import {name}" for name in _imported(tree) if name in PICKLES | {"random"})
     for node in ast.walk(tree):
@@ -50,7 +51,7 @@ def _violations(source):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_unpickles_or_touches_the_global_generator(path):
+def test_nothing_unpickles_or_touches_the_global_generator(path: Path) -> None:
     assert list(_violations(path.read_text())) == []
 
 
@@ -66,9 +67,9 @@ def test_nothing_unpickles_or_touches_the_global_generator(path):
         "nn.init.normal_(weight)",
     ],
 )
-def test_the_rules_notice(line):
+def test_the_rules_notice(line: str) -> None:
     assert len(list(_violations(line))) == 1
 
 
-def test_the_rules_allow_a_private_generator():
+def test_the_rules_allow_a_private_generator() -> None:
     assert list(_violations("torch.rand(3, generator=generator(seed))")) == []

@@ -16,17 +16,17 @@ SOURCES = sorted(
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_is_at_most_400_lines(path):
+def test_a_file_is_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_no_file_or_folder_is_a_drawer():
+def test_no_file_or_folder_is_a_drawer() -> None:
     drawers = {"util", "utils", "common", "helper", "helpers", "misc"}
     parts = {part for path in SOURCES for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not parts & drawers
 
 
-def _mapped_files():
+def _mapped_files() -> list[str]:
     """The paths in ARCHITECTURE.md's tree: two spaces a level, one file or folder a line."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     tree = re.search(r"```\nsrc/reformer/\n(.*?)```", text, re.DOTALL).group(1)
@@ -41,7 +41,7 @@ def _mapped_files():
     return files
 
 
-def test_the_map_names_every_source_file_once():
+def test_the_map_names_every_source_file_once() -> None:
     actual = {
         str(path.relative_to(PACKAGE))
         for suffix in ("*.py", "*.cpp", "*.h", "*.txt", "*.html", "*.js", "*.css")

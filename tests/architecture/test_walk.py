@@ -3,6 +3,10 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
 
 import reformer.nn.attention
 from reformer import cli
@@ -11,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "reformer"
 
 
-def _documented_walk():
+def _documented_walk() -> list[tuple[str, str]]:
     """The hops of ARCHITECTURE.md's numbered list, as (file, qualified name)."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     section = text.split("## The walk", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^\d+\. `(\S+)`, `(\S+)`", section, re.MULTILINE)
 
 
-def _stack():
+def _stack() -> list[tuple[str, str]]:
     """The package's own frames from the outermost inwards, as (file, qualified name)."""
     home = Path(reformer.__file__).parent
     hops, frame = [], sys._getframe(1)
@@ -30,16 +34,18 @@ def _stack():
     return hops[::-1]
 
 
-def _is_subsequence(short, long):
+def _is_subsequence(short: list[Any], long: list[Any]) -> bool:
     rest = iter(long)
     return all(item in rest for item in short)
 
 
-def test_training_walks_from_the_command_to_the_formula(tmp_path, monkeypatch):
+def test_training_walks_from_the_command_to_the_formula(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     formula = reformer.nn.attention.lsh_attention
     stacks = []
 
-    def watched(*args, **kwargs):
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
         stacks.append(_stack())
         return formula(*args, **kwargs)
 
