@@ -6,10 +6,14 @@ The public names load on first use, so that ``import reformer`` costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from reformer.config import LSH, ConfigError, Full, Local, ReformerConfig
+from reformer.config import LSH, ConfigError, Full, Labels, Local, ReformerConfig
 
 if TYPE_CHECKING:
+    from reformer.models.classification import ReformerForSequenceClassification
+    from reformer.models.features import ReformerModel
     from reformer.models.language import ReformerForCausalLM
+    from reformer.models.masked_language import ReformerForMaskedLM
+    from reformer.models.question_answering import ReformerForQuestionAnswering
     from reformer.models.store import ModelError
     from reformer.ops.dispatch import use_backend
     from reformer.ops.lsh_attention import local_attention, lsh_attention
@@ -20,10 +24,15 @@ __all__ = [
     "LSH",
     "ConfigError",
     "Full",
+    "Labels",
     "Local",
     "ModelError",
     "ReformerConfig",
     "ReformerForCausalLM",
+    "ReformerForMaskedLM",
+    "ReformerForQuestionAnswering",
+    "ReformerForSequenceClassification",
+    "ReformerModel",
     "local_attention",
     "lsh_attention",
     "use_backend",
@@ -32,6 +41,10 @@ __all__ = [
 _HOMES = {
     "ModelError": "reformer.models.store",
     "ReformerForCausalLM": "reformer.models.language",
+    "ReformerForMaskedLM": "reformer.models.masked_language",
+    "ReformerForQuestionAnswering": "reformer.models.question_answering",
+    "ReformerForSequenceClassification": "reformer.models.classification",
+    "ReformerModel": "reformer.models.features",
     "local_attention": "reformer.ops.lsh_attention",
     "lsh_attention": "reformer.ops.lsh_attention",
     "use_backend": "reformer.ops.dispatch",

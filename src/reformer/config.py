@@ -10,12 +10,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 Rule = Literal["window", "chunk"]
 Streams = Literal["exact", "float", "stored"]
-Activation = Literal["gelu", "relu"]
+Activation = Literal[
+    "gelu", "gelu_tanh", "relu", "relu6", "relu_squared", "leaky_relu",
+    "elu", "silu", "mish", "tanh", "sigmoid", "linear",
+]  # fmt: skip
+HeadBias = Literal["added", "held"]
+Problem = Literal["single_label", "multi_label", "regression"]
 
 
 class ConfigError(ValueError):
@@ -128,6 +133,28 @@ def _require_rotary(base: float | None) -> None:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a classification head predicts."""
+
+    num_labels: int = 2
+    """Number of classes, or of values for a regression."""
+    problem: Problem = "single_label"
+    """One class per sequence, any number of classes, or real numbers."""
+    names: tuple[str, ...] | None = None
+    """A name for each label, in order of their ids."""
+    dropout: float | None = None
+    """Dropout inside the head; None: as much as in the layers."""
+
+    def __post_init__(self) -> None:
+        _require_count("num_labels", self.num_labels)
+        _require_choice("problem", self.problem, get_args(Problem))
+        fix = f"it must hold {self.num_labels} names, one for each label"
+        _require(self.names is None or len(self.names) == self.num_labels, "names", self.names, fix)
+        if self.dropout is not None:
+            _require_rate("dropout", self.dropout)
+
+
+@dataclass(frozen=True)
 class ReformerConfig:
     """A Reformer: widths, lengths, and one attention type per layer."""
 
@@ -167,6 +194,17 @@ class ReformerConfig:
     """Positions that the feed-forward layers and the loss handle at a time; a memory choice."""
     seed: int = 0
     """Fixes weights, hash rotations and dropout. Never touches torch's global generator."""
+    hash_seed: int | None = None
+    """None: each layer, and each training step, has rotations of its own, which ``seed`` fixes.
+    A number: the rotations drawn from it serve every layer and step, as in Hugging Face."""
+    head_bias: HeadBias = "added"
+    """Language models: "held" stores a bias of the head without adding it, as Hugging Face's
+    Reformer does with lm_head.bias."""
+    labels: Labels | None = None
+    """What a classification head predicts; other heads need none."""
+    origin: Mapping[str, Any] | None = field(default=None, compare=False)
+    """An imported model's first configuration, with the fields that mean nothing here, so that
+    exporting it again keeps them."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "feed_forward_size", "num_heads", "head_size"):
@@ -176,7 +214,12 @@ class ReformerConfig:
         _require_count("seed", self.seed, least=0)
         _require_rate("dropout", self.dropout)
         _require_choice("streams", self.streams, ("exact", "float", "stored"))
-        _require_choice("activation", self.activation, ("gelu", "relu"))
+        _require_choice("activation", self.activation, get_args(Activation))
+        _require_choice("head_bias", self.head_bias, get_args(HeadBias))
+        valid = self.labels is None or isinstance(self.labels, Labels)
+        _require(valid, "labels", self.labels, "use Labels(...), or None for other heads")
+        if self.hash_seed is not None:
+            _require_count("hash_seed", self.hash_seed, least=0)
         for name in ("norm_epsilon", "init_scale"):
             value = getattr(self, name)
             valid = isinstance(value, (int, float)) and 0 < value < math.inf
@@ -252,12 +295,16 @@ class ReformerConfig:
         values["layers"] = [
             {"kind": names[type(layer)], **dataclasses.asdict(layer)} for layer in self.layers
         ]
+        if self.labels is not None:
+            values["labels"] = dataclasses.asdict(self.labels)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ReformerConfig:
         """The inverse of ``to_dict``; unknown or malformed fields raise ConfigError."""
         values = dict(values)
+        if isinstance(values.get("labels"), Mapping):
+            values["labels"] = _build(Labels, values["labels"])
         if "layers" in values:
             layers = values["layers"]
             _require(isinstance(layers, (list, tuple)), "layers", layers, "it must be a list")

@@ -1,21 +1,12 @@
 """Causal language model: the trunk, a norm over both streams, and a linear head."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from reformer.config import ConfigError, ReformerConfig
+from reformer.models.language_head import LanguageModelOutput, language_head
 from reformer.models.pretrained import PretrainedReformer
 from reformer.ops.sliced import IGNORED_LABEL, chunked_cross_entropy
-
-
-@dataclass(frozen=True)
-class LanguageModelOutput:
-    """Either the logits [B, L, V] or, when labels were given, the loss."""
-
-    logits: Tensor | None = None
-    loss: Tensor | None = None
 
 
 class ReformerForCausalLM(PretrainedReformer):
@@ -24,7 +15,7 @@ class ReformerForCausalLM(PretrainedReformer):
     def _build_head(self, config: ReformerConfig) -> nn.Module:
         if not config.causal:
             raise ConfigError("causal is False: a causal language model needs causal=True")
-        return nn.Linear(2 * config.hidden_size, config.vocab_size)
+        return language_head(config)
 
     def forward(
         self,

@@ -58,7 +58,7 @@ class PretrainedReformer(nn.Module):
 
         num_hashes: rounds for every LSH layer, instead of the config's own.
         """
-        config = read_config(folder, cls.__name__)
+        _, config = read_config(folder, cls.__name__)
         if num_hashes is not None:
             config = config.with_num_hashes(num_hashes)
         return cls(config, weights_folder=folder).eval()

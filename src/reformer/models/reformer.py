@@ -40,9 +40,7 @@ class Reformer(nn.Module):
         self._check(input_ids)
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        records = layer_records(
-            len(self.blocks), self.config.seed, draw, segment_ids, positions
-        )
+        records = layer_records(self.config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
         return reversible_stack(embedded, list(self.blocks), records, self.config.streams)
 

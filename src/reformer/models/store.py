@@ -1,6 +1,8 @@
 """A model on disk: a folder with config.json and model.safetensors.
 
-Nothing is unpickled. Shapes are checked against the config before any weight is read, and
+config.json holds the model's own configuration under "reformer". The keys beside it are for
+the Hugging Face ecosystem: ``transformers`` reads them and may add to them, this module needs
+only "architectures". Nothing is unpickled. Shapes are checked against the config before any weight is read, and
 files appear under their names only when they are complete.
 """
 
@@ -17,6 +19,7 @@ from reformer.config import ConfigError, ReformerConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+MODEL_TYPE = "reformer_core"
 
 
 class ModelError(ValueError):
@@ -36,14 +39,24 @@ def write_model(
     weights = folder / (WEIGHTS_FILE + ".part")
     save_file(contents, weights)
     os.replace(weights, folder / WEIGHTS_FILE)
-    text = json.dumps({"architecture": architecture, **config.to_dict()}, indent=2)
+    values = {
+        "model_type": MODEL_TYPE,
+        "architectures": [architecture],
+        "reformer": config.to_dict(),
+    }
+    text = json.dumps(values, indent=2)
     part = folder / (CONFIG_FILE + ".part")
     part.write_text(text + "\n", encoding="utf-8")
     os.replace(part, folder / CONFIG_FILE)
 
 
-def read_config(folder: str | os.PathLike[str], architecture: str) -> ReformerConfig:
-    """The config of the model in ``folder``; ModelError when there is none that can be used."""
+def read_config(
+    folder: str | os.PathLike[str], architecture: str | None = None
+) -> tuple[str, ReformerConfig]:
+    """Architecture and config of the model in ``folder``; ModelError when there is none to use.
+
+    ``architecture`` is the one that must be there; None welcomes any.
+    """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ModelError(f"{folder} is not a model: it has no {CONFIG_FILE}")
@@ -53,11 +66,15 @@ def read_config(folder: str | os.PathLike[str], architecture: str) -> ReformerCo
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold one JSON object")
-    found = values.pop("architecture", None)
-    if found != architecture:
-        raise ModelError(f"{path} describes the architecture {found!r}, not {architecture!r}")
+    found = values.get("architectures")
+    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
+        raise ModelError(f"{path}: architectures is {found!r}, which names no model of this library")
+    if architecture not in (None, found[0]):
+        raise ModelError(f"{path} describes the architecture {found[0]!r}, not {architecture!r}")
+    if not isinstance(values.get("reformer"), dict):
+        raise ModelError(f'{path} has no "reformer" entry: it is not a model of this library')
     try:
-        return ReformerConfig.from_dict(values)
+        return found[0], ReformerConfig.from_dict(values["reformer"])
     except (ConfigError, TypeError) as error:
         raise ModelError(f"{path}: {error}") from error
 

@@ -1,12 +1,29 @@
 """The position-wise feed-forward layer, computed in slices (paper section 3)."""
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reformer.config import ReformerConfig
+from reformer.config import Activation, ReformerConfig
 from reformer.ops.sliced import apply_sliced
 
-_ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu}
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "relu_squared": lambda x: functional.relu(x).square(),
+    "leaky_relu": functional.leaky_relu,
+    "elu": functional.elu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
+}
 
 
 class FeedForward(nn.Module):

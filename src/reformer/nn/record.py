@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from reformer.config import ReformerConfig
 from reformer.ops.randomness import derive_seed
 
 
@@ -28,18 +29,22 @@ class LayerRecord:
 
 
 def layer_records(
-    num_layers: int, seed: int, draw: int | None, segment_ids: Tensor | None, positions: Tensor
+    config: ReformerConfig, draw: int | None, segment_ids: Tensor | None, positions: Tensor
 ) -> list[LayerRecord]:
     """Records for a forward pass: evaluation (draw None) or the training draw with this number."""
-    records = []
-    for layer in range(num_layers):
-        name = (seed, layer) if draw is None else (seed, layer, draw)
-        records.append(
-            LayerRecord(
-                hash_seed=derive_seed(0, *name),
-                dropout_seed=None if draw is None else derive_seed(1, *name),
-                segment_ids=segment_ids,
-                positions=positions,
-            )
+    return [
+        LayerRecord(
+            hash_seed=hash_seed(config, layer, draw),
+            dropout_seed=None if draw is None else derive_seed(1, config.seed, layer, draw),
+            segment_ids=segment_ids,
+            positions=positions,
         )
-    return records
+        for layer in range(len(config.layers))
+    ]
+
+
+def hash_seed(config: ReformerConfig, layer: int, draw: int | None = None) -> int:
+    """The seed of the layer's hash rotations in evaluation, or in this training draw."""
+    if config.hash_seed is not None:
+        return config.hash_seed
+    return derive_seed(0, config.seed, layer, *([] if draw is None else [draw]))

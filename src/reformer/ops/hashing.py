@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from reformer.ops import dispatch
-from reformer.ops.randomness import generator
 
 _LARGEST_FACTOR = 128
 # Elements of one slice's projections: 16 MB in float32.
@@ -55,9 +54,23 @@ def smallest_integer(num_buckets: int) -> torch.dtype:
 def draw_rotations(
     num_heads: int, head_size: int, num_hashes: int, factors: tuple[int, ...], seed: int
 ) -> Tensor:
-    """Gaussian projections [H, K, R, sum(factors) / 2], float32, from a private generator."""
-    shape = (num_heads, head_size, num_hashes, sum(factors) // 2)
-    return torch.randn(shape, generator=generator(seed))
+    """Gaussian projections [H, K, R, sum(factors) / 2], float32, from a private generator.
+
+    ``seed`` is the generator's own seed, so these are the numbers that Hugging Face's Reformer
+    draws for the same ``hash_seed``.
+    """
+    return _rotations_op([num_heads, head_size, num_hashes, sum(factors) // 2], seed)
+
+
+# An operator, because torch.compile cannot make a generator inside a graph.
+@torch.library.custom_op("reformer::draw_rotations", mutates_args=())
+def _rotations_op(shape: list[int], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@_rotations_op.register_fake
+def _(shape: list[int], seed: int) -> Tensor:
+    return torch.empty(shape)
 
 
 def hash_vectors(

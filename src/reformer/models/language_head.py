@@ -1,0 +1,35 @@
+"""The linear head of language models, from both streams [.., 2 D] to the vocabulary [.., V]."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reformer.config import ReformerConfig
+
+
+@dataclass(frozen=True)
+class LanguageModelOutput:
+    """Either the logits [B, L, V] or, when labels were given, the loss."""
+
+    logits: Tensor | None = None
+    loss: Tensor | None = None
+
+
+def language_head(config: ReformerConfig) -> nn.Linear:
+    """The head that ``config.head_bias`` asks for."""
+    kind = nn.Linear if config.head_bias == "added" else HeldBiasLinear
+    return kind(2 * config.hidden_size, config.vocab_size)
+
+
+class HeldBiasLinear(nn.Linear):
+    """A linear layer whose bias is stored with the weights, never trained and never added."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        del self.bias
+        self.register_buffer("bias", torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
