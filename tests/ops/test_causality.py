@@ -132,9 +132,7 @@ def test_a_bad_sequence_or_document_never_touches_another(kind: str, rule: str) 
             for t in (query, key, value)
         ]
         if kind == "local":
-            out = local_attention(
-                *leaves, window_length=WINDOW, rule=rule, segment_ids=segments
-            )
+            out = local_attention(*leaves, window_length=WINDOW, rule=rule, segment_ids=segments)
         else:
             out = lsh_attention(
                 leaves[0], leaves[2], window_length=WINDOW, rule=rule,

@@ -175,7 +175,7 @@ def test_vectors_that_are_not_finite_get_a_valid_bucket_and_disturb_nobody() -> 
     spoilt = vectors.clone()
     spoilt[0, 0, 5], spoilt[0, 0, 6, 0], spoilt[0, 0, 7] = torch.nan, torch.inf, 0.0
     found = hash_buckets(spoilt, num_buckets=(4, 4))
-    assert 0 <= int(found.min()) and int(found.max()) < 16
+    assert int(found.min()) >= 0 and int(found.max()) < 16
     others = [t for t in range(37) if t not in (5, 6, 7)]
     assert torch.equal(found[..., others], clean[..., others])
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "cpu", "torch", "reference")
@@ -59,9 +60,14 @@ def check_backend(name: str) -> None:
 
 
 def resolve(backend: str) -> str:
-    """The backend in force: the argument, or the surrounding ``use_backend``."""
+    """The backend in force: the argument, or the surrounding ``use_backend``.
+
+    While torch.compile traces, "auto" stays "auto": the operators decide when they run.
+    """
     check_backend(backend)
-    return _chosen.get() if backend == "auto" else backend
+    if backend != "auto" or torch.compiler.is_compiling():
+        return backend
+    return _chosen.get()
 
 
 def refusal(op: str, backend: str, tensor: Tensor) -> str | None:
