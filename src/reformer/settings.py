@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +18,7 @@ class TrainingSettings:
     """Steps, batch, optimizer and rhythm of a training run. The sequence length is the model's."""
 
     task: Task = "text"
-    """What to learn: "text" (files), or "copy" (the paper's duplication task, made up on the fly)."""
+    """What to learn: "text" (files), or "copy" (the paper's duplication task)."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 8
@@ -91,12 +90,11 @@ def _require_count(name: str, value: object, least: int = 1) -> None:
 def _require_number(
     name: str, value: object, above: float | None = None, most: float = 1e6
 ) -> None:
-    valid = isinstance(value, (int, float)) and math.isfinite(value) and value <= most
-    if valid and above is not None:
-        valid = value > above
-    if not (valid and value >= 0):
-        least = "0" if above is None else f"more than {above:g}"
-        raise ConfigError(f"{name} is {value!r}: it must be a number from {least} to {most:g}")
+    least = 0.0 if above is None else above
+    if isinstance(value, (int, float)) and least <= value <= most and value != above:
+        return
+    lowest = "from 0" if above is None else f"above {above:g}, up"
+    raise ConfigError(f"{name} is {value!r}: it must be a number {lowest} to {most:g}")
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -20,7 +20,11 @@ from reformer.data.files import InputError
 from reformer.data.tokenizer import Tokenizer
 
 _FORMAT = 1
-_DTYPES = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32}
+_DTYPES: dict[str, type[np.unsignedinteger[Any]]] = {
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""The command ``reformer``: argument parsing and printing only.
+
+Each command is a module with ``run(arguments) -> exit code``, imported once its arguments
+(arguments.py) are understood: help and mistakes cost no time.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+_COMMANDS = {
+    "train": "train a model on files, or on Moby-Dick when none are named",
+    "evaluate": "bits per byte and perplexity of whole files",
+    "generate": "write text that continues a prompt",
+    "plan": "memory that a training run would need, term by term",
+    "presets": "list the named models",
+    "tokenizer train": "make a tokenizer.json from files",
+}
+
+_USER_ERRORS = {
+    "reformer.config.ConfigError",
+    "reformer.data.files.InputError",
+    "reformer.training.run.RunError",
+    "reformer.models.store.ModelError",
+    "reformer.generation.sampling.SamplingError",
+    "reformer.generation.decode.PromptError",
+}
+"""Errors in what the user asked for: exit code 2. Named, so that nothing is imported for them."""
+
+_RUN_ERRORS = {
+    "reformer.training.checkpoint.CheckpointError",
+    "reformer.training.loop.TrainingError",
+}
+"""Work that failed on the way: exit code 1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader went away, as in `reformer generate … | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"reformer: {error}", file=sys.stderr)
+        return code
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from reformer import __version__
+
+        print(f"reformer {__version__}")
+        return 0
+    for command in _COMMANDS:
+        parts = command.split()
+        if words[: len(parts)] == parts:
+            from reformer.cli.arguments import parse_command
+
+            arguments = parse_command(command, words[len(parts) :])
+            return int(importlib.import_module(f"reformer.cli.{parts[0]}").run(arguments))
+    names = ", ".join(_COMMANDS)
+    print(f"reformer: there is no command {words[0]!r}; there are {names}", file=sys.stderr)
+    return 2
+
+
+def _overview() -> str:
+    lines = [f"  {name:<16} {summary}" for name, summary in _COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: reformer COMMAND [--help] …",
+            "",
+            "Train and use Reformer language models on long sequences.",
+            "",
+            *lines,
+            "",
+            "reformer COMMAND --help lists a command's options; --version prints the version.",
+        ]
+    )
+
+
+def _exit_code(error: Exception) -> int | None:
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+    if names & _USER_ERRORS:
+        return 2
+    return 1 if names & _RUN_ERRORS else None
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)

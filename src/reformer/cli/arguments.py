@@ -1,0 +1,138 @@
+"""What each command accepts: dataclasses, and nothing that takes long to import."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from reformer.cli.model_flags import ModelArguments, defaults, peek
+from reformer.cli.parsing import parse
+from reformer.presets import preset
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+Inputs = Positional[Annotated[tuple[str, ...], arg(metavar="INPUT…")]]
+RunFolder = Positional[Annotated[Path, arg(metavar="RUN")]]
+RUNS = Path("runs")
+"""Where runs go by default."""
+
+
+@dataclass(frozen=True)
+class TrainArguments(ModelArguments):
+    """Train a Reformer language model.
+
+    INPUTS are text or binary files, also .gz, .xz and .zst, folders, or globs. Without any,
+    the model learns Moby-Dick, which comes with the package.
+    """
+
+    inputs: Inputs = ()
+    """Files, folders or globs; end to end they are the text."""
+    out: Path | None = None
+    """Folder for the run; by default runs/PRESET-1, -2, …"""
+    resume: bool = False
+    """Go on with the run in --out (by default the last one of the preset)."""
+    tokenizer: Path | None = None
+    """A tokenizer.json of the `tokenizers` library; without it, bytes."""
+    validation: str | None = None
+    """Validate on this file, instead of on the last 5 % of the text."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Bits per byte and perplexity per token of whole files.
+
+    Windows as long as the model supports overlap by half. Without files, the run's own
+    validation part is used.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    inputs: Inputs = ()
+    """Files, folders or globs."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    length: int | None = None
+    """Context in tokens; by default all that the model supports."""
+    num_hashes: Annotated[int | None, arg(help="Rounds of hashing, instead of the model's.")] = None
+    tokenizer: Path | None = None
+    """A tokenizer.json, instead of the run's own."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class GenerateArguments:
+    """Write text that continues a prompt. Only new text is written; a terminal shows the prompt
+    before it."""
+
+    run: RunFolder
+    """Run or model folder."""
+    prompt: str = ""
+    """Text to continue; - reads it from standard input."""
+    max_new_tokens: int = 500
+    """Tokens to write."""
+    temperature: float = 0.8
+    """Below 1: safer; above 1: wilder; 0: always the likeliest token."""
+    top_k: int | None = None
+    """Choose among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """The same seed gives the same text."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class PlanArguments(ModelArguments):
+    """Estimate the memory of a training run, term by term."""
+
+    json: bool = False
+    """Print one JSON object, in bytes, instead of a table."""
+
+
+@dataclass(frozen=True)
+class PresetsArguments:
+    """List the presets of `reformer train`."""
+
+
+@dataclass(frozen=True)
+class TokenizerArguments:
+    """Make a tokenizer.json (byte-level BPE) for `reformer train --tokenizer`."""
+
+    inputs: Inputs
+    """Files, folders or globs of UTF-8 text."""
+    vocab_size: int = 4096
+    """Number of token ids, the 256 bytes among them."""
+    out: Path = Path("tokenizer.json")
+    """Where to write it; an existing file is never overwritten."""
+
+
+_ARGUMENTS: dict[str, Any] = {
+    "train": TrainArguments,
+    "evaluate": EvaluateArguments,
+    "generate": GenerateArguments,
+    "plan": PlanArguments,
+    "presets": PresetsArguments,
+    "tokenizer train": TokenizerArguments,
+}
+
+
+def parse_command(command: str, words: Sequence[str]) -> Any:
+    """The command's arguments; presets and runs that go on give the defaults of their flags."""
+    cls = _ARGUMENTS[command]
+    default = cls(**_defaults(words)) if issubclass(cls, ModelArguments) else None
+    return parse(cls, command, words, default)
+
+
+def _defaults(words: Sequence[str]) -> dict[str, Any]:
+    early = peek(words)
+    if not early.resume:
+        return defaults(early.preset, preset(early.preset))
+    from reformer.training.run import find_run
+
+    description = find_run(RUNS, early.out, early.preset).description
+    return defaults(description.preset, (description.config, description.settings))

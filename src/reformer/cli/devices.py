@@ -1,0 +1,15 @@
+"""The device that a command computes on."""
+
+import torch
+
+from reformer.cli.arguments import DeviceName
+from reformer.config import ConfigError
+
+
+def find_device(name: DeviceName) -> torch.device:
+    """auto takes a GPU when there is one; ConfigError for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda': torch finds no GPU here; use --device cpu")
+    return torch.device(name)

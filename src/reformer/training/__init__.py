@@ -1,0 +1,1 @@
+"""Training, its evaluation, and everything that a run leaves on disk."""

@@ -1,0 +1,86 @@
+"""AdamW with warmup, cosine decay and gradient clipping; its state as named tensors."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from reformer.settings import TrainingSettings
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class NonFiniteError(ArithmeticError):
+    """A NaN or an infinity in the loss, a gradient or a weight; the message names it."""
+
+
+def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, not on biases and norms."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """The rate of update number ``step`` (from 0): linear warmup, then half a cosine."""
+    peak, warmup = settings.learning_rate, settings.warmup_steps
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, settings.steps - warmup))
+    lowest = settings.final_learning_rate
+    return peak * (lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def apply_update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, clip_norm: float
+) -> float:
+    """Clip the gradients to a global norm, update, clear them; the norm before clipping.
+
+    NonFiniteError, before any weight has changed, when the norm is not finite.
+    """
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+    if not math.isfinite(norm):
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        name = find_non_finite(gradients)
+        what = f"the gradient of {name} holds" if name else "the gradients' norm reaches"
+        raise NonFiniteError(f"{what} NaN or infinity")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def find_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first name whose tensor holds a NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments under the names of their parameters: ``NAME.exp_avg``, ``NAME.exp_avg_sq``."""
+    return {
+        f"{name}.{moment}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], step: int
+) -> None:
+    """The inverse of ``optimizer_tensors`` after ``step`` updates."""
+    for name, parameter in model.named_parameters():
+        if f"{name}.exp_avg" not in tensors:
+            continue
+        moments = {m: tensors[f"{name}.{m}"].to(parameter.device) for m in _MOMENTS}
+        count = torch.tensor(float(step), device=parameter.device)
+        optimizer.state[parameter] = {"step": count, **moments}
