@@ -1,9 +1,15 @@
 """The Reformer trunk: embedding, reversible stack, and the norm that heads apply to its end."""
 
+from collections.abc import Sequence
+from itertools import chain
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from reformer.config import ReformerConfig
+from reformer.nn.append import append_to_stack
+from reformer.nn.cache import CacheError, DecodeCache
 from reformer.nn.embedding import Embedding
 from reformer.nn.record import layer_records
 from reformer.nn.reversible import ReversibleBlock, reversible_stack
@@ -40,9 +46,62 @@ class Reformer(nn.Module):
         self._check(input_ids)
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if positions is None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        length = input_ids.shape[1]
+        input_ids, segment_ids, positions = pad_to_chunks(
+            self.config, input_ids, segment_ids, positions
+        )
         records = layer_records(self.config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
         return reversible_stack(embedded, list(self.blocks), records, self.config.streams)
+
+    def append(self, input_ids: Sequence[Sequence[int]], cache: DecodeCache) -> Tensor:
+        """Append tokens to the cache's rows and run the trunk on them, in evaluation mode.
+
+        input_ids: for each row its new token ids, any number of them, none too. Returns
+        [T, 2 D], before ``norm``, the rows' new tokens end to end; equal to ``forward`` on the
+        whole sequences to rounding, in whatever portions they are appended.
+        """
+        if len(input_ids) != len(cache.rows):
+            raise ValueError(
+                f"input_ids is for {len(input_ids)} rows, the cache has {len(cache.rows)}"
+            )
+        active = [row for row, ids in enumerate(input_ids) if len(ids)]
+        input_ids = [input_ids[row] for row in active]
+        cache = cache.with_rows(cache.rows[row] for row in active)
+        counts = [len(ids) for ids in input_ids]
+        for count, length in zip(counts, cache.lengths, strict=True):
+            if length + count > self.config.max_length:
+                raise CacheError(
+                    f"a row of {length} tokens cannot take {count} more: this model's "
+                    f"max_length is {self.config.max_length}"
+                )
+        device = self.norm.weight.device
+        if not active:
+            return torch.empty((0, 2 * self.config.hidden_size), dtype=cache.dtype, device=device)
+        packed = torch.tensor(list(chain.from_iterable(input_ids)), device=device)
+        self._check_vocabulary(packed)
+        positions = torch.cat(
+            [
+                torch.arange(length, length + count, device=device)
+                for length, count in zip(cache.lengths, counts, strict=True)
+            ]
+        )
+        try:
+            with torch.no_grad():
+                embedded = self.embedding(packed[None], positions)[0]
+                blocks = cast("list[ReversibleBlock]", list(self.blocks))
+                out = append_to_stack(
+                    embedded, blocks, cache, counts, positions, self.config.streams
+                )
+        except Exception:
+            cache.undo_growth()
+            raise
+        for row, ids in zip(cache.rows, input_ids, strict=True):
+            row.input_ids.extend(ids)
+        cache.forget()
+        return out
 
     def _check(self, input_ids: Tensor) -> None:
         if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
@@ -56,6 +115,9 @@ class Reformer(nn.Module):
                 f"input_ids has {length} tokens: this model takes from 1 to max_length = "
                 f"{self.config.max_length}"
             )
+        self._check_vocabulary(input_ids)
+
+    def _check_vocabulary(self, input_ids: Tensor) -> None:
         if input_ids.numel():
             low, high = (int(x) for x in torch.aminmax(input_ids))
             if low < 0 or high >= self.config.vocab_size:

@@ -1,21 +1,26 @@
 """Self-attention layers: projections around ``ops.lsh_attention``; no biases (paper section 2).
 
-Each takes x [B, L, D] and its layer's record, and returns [B, L, D].
+Each takes x [B, L, D] and its layer's record, and returns [B, L, D]. ``append`` computes the
+same for new tokens of cached sequences, packed end to end: [T, D] to [T, D].
 """
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reformer.config import LSH, Full, Layer, Local, ReformerConfig
+from reformer.nn.cache import LayerGrowth
 from reformer.nn.record import LayerRecord
 from reformer.ops.attention import Dropout
-from reformer.ops.hashing import default_num_buckets
+from reformer.ops.decode import append_linked, append_windowed
+from reformer.ops.hashing import default_num_buckets, hash_vectors
 from reformer.ops.lsh_attention import hash_buckets, local_attention, lsh_attention
 from reformer.ops.positions import rotate
 from reformer.ops.randomness import derive_seed
 
 
-def self_attention(config: ReformerConfig, layer: Layer) -> nn.Module:
+def self_attention(
+    config: ReformerConfig, layer: Layer
+) -> "LSHSelfAttention | LocalSelfAttention | FullSelfAttention":
     """The module for one entry of ``config.layers``."""
     if isinstance(layer, LSH):
         return LSHSelfAttention(config, layer)
@@ -39,6 +44,10 @@ class _Heads(nn.Module):
         """[B, L, H * K] to [B, H, L, K]."""
         batch, length, _ = x.shape
         return x.view(batch, length, self.num_heads, self.head_size).transpose(1, 2)
+
+    def split_packed(self, x: Tensor) -> Tensor:
+        """[T, H * K] to [T, H, K]."""
+        return x.view(x.shape[0], self.num_heads, self.head_size)
 
     def merge(self, x: Tensor) -> Tensor:
         """[B, H, L, K] to the layer's output [B, L, D]."""
@@ -83,6 +92,22 @@ class LSHSelfAttention(_Heads):
         )
         return self.merge(out)
 
+    def append(self, x: Tensor, growth: LayerGrowth) -> Tensor:
+        query_key = self.split_packed(self.query_key(x))
+        value = self.split_packed(self.value(x))
+        heads_first = query_key.transpose(0, 1)[None]
+        buckets = hash_vectors(heads_first, growth.hashing.rotations, growth.hashing.factors)
+        out = append_linked(
+            query_key,
+            value,
+            buckets[0].permute(2, 0, 1),
+            growth.linked,
+            growth.counts,
+            window_length=self.layer.window_length,
+            scale=self.layer.score_scale,
+        )
+        return self.output(out.flatten(1))
+
 
 class LocalSelfAttention(_Heads):
     """Sliding-window attention with separate queries and keys."""
@@ -113,6 +138,9 @@ class LocalSelfAttention(_Heads):
         )
         return self.merge(out)
 
+    def append(self, x: Tensor, growth: LayerGrowth) -> Tensor:
+        return _append(self, x, growth, self.layer.window_length)
+
 
 class FullSelfAttention(_Heads):
     """Exact attention over the whole sequence: the same op with a window that covers it."""
@@ -120,6 +148,7 @@ class FullSelfAttention(_Heads):
     def __init__(self, config: ReformerConfig, layer: Full) -> None:
         super().__init__(config)
         self.layer = layer
+        self.max_length = config.max_length
         inner = config.num_heads * config.head_size
         self.query = nn.Linear(config.hidden_size, inner, bias=False)
         self.key = nn.Linear(config.hidden_size, inner, bias=False)
@@ -143,6 +172,25 @@ class FullSelfAttention(_Heads):
                 dropout=dropout,
             )
         return self.merge(out)
+
+    def append(self, x: Tensor, growth: LayerGrowth) -> Tensor:
+        return _append(self, x, growth, self.max_length)
+
+
+def _append(
+    module: LocalSelfAttention | FullSelfAttention, x: Tensor, growth: LayerGrowth, window: int
+) -> Tensor:
+    query, key, value = (
+        module.split_packed(p(x)) for p in (module.query, module.key, module.value)
+    )
+    base = module.layer.rotary_base
+    if base is not None:
+        query, key = (
+            rotate(part.transpose(0, 1)[None], growth.positions, base)[0].transpose(0, 1)
+            for part in (query, key)
+        )
+    out = append_windowed(query, key, value, growth.windowed, growth.counts, window_length=window)
+    return module.output(out.flatten(1))
 
 
 def _dropout(rate: float, record: LayerRecord) -> Dropout:
