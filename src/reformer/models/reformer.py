@@ -46,12 +46,6 @@ class Reformer(nn.Module):
         self._check(input_ids)
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        if positions is None:
-            positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        length = input_ids.shape[1]
-        input_ids, segment_ids, positions = pad_to_chunks(
-            self.config, input_ids, segment_ids, positions
-        )
         records = layer_records(self.config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
         return reversible_stack(embedded, list(self.blocks), records, self.config.streams)
