@@ -10,7 +10,6 @@ PACKAGE = Path(__file__).parents[2] / "src" / "reformer"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 PICKLES = {"pickle", "dill", "joblib", "shelve", "marshal"}
-UNPICKLING = {"torch.load", "torch.hub.load"}
 GLOBAL_RANDOM = {
     "torch.manual_seed", "torch.random.manual_seed", "torch.seed", "torch.set_rng_state",
     "torch.cuda.manual_seed", "torch.cuda.manual_seed_all", "torch.random.fork_rng",
@@ -35,6 +34,15 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+def _only_weights(call: ast.Call) -> bool:
+    return any(
+        word.arg == "weights_only"
+        and isinstance(word.value, ast.Constant)
+        and word.value.value is True
+        for word in call.keywords
+    )
+
+
 def _violations(source: str) -> Iterator[str]:
     tree = ast.parse(source)
     yield from (f"import {name}" for name in _imported(tree) if name in PICKLES | {"random"})
@@ -42,8 +50,10 @@ def _violations(source: str) -> Iterator[str]:
         if not isinstance(node, ast.Call):
             continue
         name = _name(node.func)
-        if name in UNPICKLING | GLOBAL_RANDOM:
+        if name in GLOBAL_RANDOM or name == "torch.hub.load":
             yield name
+        if name == "torch.load" and not _only_weights(node):
+            yield "torch.load of more than weights"
         if name.split(".")[-1] in DRAWS and not any(
             word.arg == "generator" for word in node.keywords
         ):
@@ -61,6 +71,7 @@ def test_nothing_unpickles_or_touches_the_global_generator(path: Path) -> None:
         "import pickle",
         "from random import choice",
         "torch.load(path)",
+        "torch.load(path, weights_only=False)",
         "torch.manual_seed(0)",
         "nn.Dropout(0.1)",
         "torch.randn(3)",
@@ -69,6 +80,11 @@ def test_nothing_unpickles_or_touches_the_global_generator(path: Path) -> None:
 )
 def test_the_rules_notice(line: str) -> None:
     assert len(list(_violations(line))) == 1
+
+
+def test_only_one_door_reads_torch_files() -> None:
+    readers = [path.name for path in SOURCES if "torch.load(" in path.read_text()]
+    assert set(readers) <= {"checkpoint_files.py"}
 
 
 def test_the_rules_allow_a_private_generator() -> None:
