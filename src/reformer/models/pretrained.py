@@ -1,37 +1,43 @@
 """What every model with a head shares: construction, saving and loading."""
 
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reformer.config import ReformerConfig
 from reformer.models.initialize import initialize
 from reformer.models.reformer import Reformer
 from reformer.models.store import read_config, read_weights, write_model
 
+WeightsReader = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
 
 class PretrainedReformer(nn.Module):
     """A trunk and a head. Subclasses build their head in ``_build_head``."""
 
     def __init__(
-        self, config: ReformerConfig, *, weights_folder: str | os.PathLike[str] | None = None
+        self, config: ReformerConfig, *, read: WeightsReader | None = None
     ) -> None:
-        """A new model with weights drawn from ``config.seed``, or the weights in a folder."""
+        """A new model with weights drawn from ``config.seed``, or the weights that ``read`` gives.
+
+        ``read`` takes the tensors that are wanted, on the meta device, and returns theirs.
+        """
         super().__init__()
         self.config = config
         # Built without storage: torch's own initialisation would use the global generator,
-        # and weights from a folder are checked before anything is allocated.
+        # and weights that are read are checked before anything is allocated.
         with torch.device("meta"):
             self.reformer = Reformer(config)
             self.head = self._build_head(config)
-        if weights_folder is None:
+        if read is None:
             self.to_empty(device="cpu")
             initialize(self, config.seed, config.init_scale, len(config.layers))
         else:
-            weights = read_weights(weights_folder, self.state_dict())
-            self.load_state_dict(weights, assign=True)
+            self.load_state_dict(read(self.state_dict()), assign=True)
         self._num_draws = 0
 
     def _build_head(self, config: ReformerConfig) -> nn.Module:
@@ -61,4 +67,4 @@ class PretrainedReformer(nn.Module):
         _, config = read_config(folder, cls.__name__)
         if num_hashes is not None:
             config = config.with_num_hashes(num_hashes)
-        return cls(config, weights_folder=folder).eval()
+        return cls(config, read=partial(read_weights, folder)).eval()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer.config import ReformerConfig
+from reformer.models.chunk_padding import pad_to_chunks
 from reformer.nn.append import append_to_stack
 from reformer.nn.cache import CacheError, DecodeCache
 from reformer.nn.embedding import Embedding
@@ -46,9 +47,14 @@ class Reformer(nn.Module):
         self._check(input_ids)
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        length = input_ids.shape[1]
+        input_ids, segment_ids, positions = pad_to_chunks(
+            self.config, input_ids, segment_ids, positions
+        )
         records = layer_records(self.config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
-        return reversible_stack(embedded, list(self.blocks), records, self.config.streams)
+        out = reversible_stack(embedded, list(self.blocks), records, self.config.streams)
+        return out[:, :length]
 
     def append(self, input_ids: Sequence[Sequence[int]], cache: DecodeCache) -> Tensor:
         """Append tokens to the cache's rows and run the trunk on them, in evaluation mode.

@@ -10,11 +10,12 @@ from torch.nn import functional
 from reformer.config import LSH, Full, Layer, Local, ReformerConfig
 from reformer.nn.cache import LayerGrowth
 from reformer.nn.record import LayerRecord
-from reformer.ops.attention import Dropout
+from reformer.ops.attention import Dropout, Visibility
 from reformer.ops.decode import append_linked, append_windowed
 from reformer.ops.hashing import default_num_buckets, hash_vectors
 from reformer.ops.lsh_attention import hash_buckets, local_attention, lsh_attention
 from reformer.ops.positions import rotate
+from reformer.ops.published import published_lsh_attention
 from reformer.ops.randomness import derive_seed
 
 
@@ -77,19 +78,32 @@ class LSHSelfAttention(_Heads):
                 num_buckets=self.num_buckets,
                 seed=record.hash_seed,
             )
-        out = lsh_attention(
-            query_key,
-            value,
-            buckets=record.buckets,
-            window_length=self.layer.window_length,
-            causal=self.causal,
-            rule=self.layer.rule,
-            segment_ids=record.segment_ids,
-            chunks_before=self.layer.chunks_before,
-            chunks_after=self.layer.chunks_after,
-            score_scale=self.layer.score_scale,
-            dropout=_dropout(self.layer.dropout, record),
-        )
+        layer, dropout = self.layer, _dropout(self.layer.dropout, record)
+        if layer.rule == "chunk":
+            visibility = Visibility(
+                "chunk", layer.window_length, self.causal, False,
+                layer.chunks_before, layer.chunks_after,
+            )  # fmt: skip
+            out = published_lsh_attention(
+                query_key,
+                value,
+                record.buckets,
+                visibility,
+                segment_ids=record.segment_ids,
+                scale=layer.score_scale,
+                dropout=dropout,
+            )
+        else:
+            out = lsh_attention(
+                query_key,
+                value,
+                buckets=record.buckets,
+                window_length=layer.window_length,
+                causal=self.causal,
+                segment_ids=record.segment_ids,
+                score_scale=layer.score_scale,
+                dropout=dropout,
+            )
         return self.merge(out)
 
     def append(self, x: Tensor, growth: LayerGrowth) -> Tensor:

@@ -98,7 +98,8 @@ def local_attention(
     check_attention_arguments(window_length, rule)
     _check_tokens("query", query)
     order = code = None
-    if segment_ids is not None:
+    # Chunks are cut from the sequence as it stands: padding keeps its place there.
+    if segment_ids is not None and rule == "window":
         batch, _, length, _ = query.shape
         one_bucket = torch.zeros((batch, 1, 1, length), dtype=torch.uint8, device=query.device)
         order, code = sort_tokens(

@@ -1,0 +1,1 @@
+"""Other libraries' models and tools: Hugging Face, Trax, reformer-pytorch."""
