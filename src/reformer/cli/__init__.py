@@ -39,7 +39,7 @@ _RUN_ERRORS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0, 1 failed, 2 wrong input, 128 + n stopped by signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"reformer: {error}", file=sys.stderr)
         return code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from reformer.cli.arguments import GenerateArguments
 from reformer.cli.devices import find_device
+from reformer.cli.terminal import printable
 from reformer.data.tokenizer import tokenizer_in
 from reformer.generation.decode import encode_prompt, generate, stream_text
 from reformer.generation.sampling import Sampling, SamplingError
@@ -45,10 +46,11 @@ def _require_whole(name: str, value: int, least: int) -> None:
 def _write(pieces: Iterable[str], prompt: str) -> None:
     output = sys.stdout
     output.reconfigure(errors="replace")  # type: ignore[union-attr]
+    shown = printable if output.isatty() else str
     if output.isatty():
-        output.write(prompt)
+        output.write(shown(prompt))
     for piece in pieces:
-        output.write(piece)
+        output.write(shown(piece))
         output.flush()
     output.write("\n")
     output.flush()

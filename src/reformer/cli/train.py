@@ -11,6 +11,7 @@ from rich.text import Text
 from reformer.cli.arguments import RUNS, TrainArguments
 from reformer.cli.devices import find_device
 from reformer.cli.model_flags import layer_kinds
+from reformer.cli.terminal import printable
 from reformer.config import ConfigError
 from reformer.data.files import InputError, find_files, shipped_novel
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
@@ -177,5 +178,5 @@ def _print_sample(console: Console, job: Run, outcome: Outcome) -> None:
     )
     console.print("A sample:", style="bold")
     for piece in stream_text(ids, tokenizer):
-        console.print(Text(piece), end="", soft_wrap=True)
+        console.print(Text(printable(piece)), end="", soft_wrap=True)
     console.print()
