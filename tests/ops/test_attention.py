@@ -180,6 +180,24 @@ def test_half_precision_accumulates_in_float32(causal: bool) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_does_not_narrow_the_accumulation(dtype: torch.dtype, backend: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, value, upstream = (
+        torch.randn(1, 2, 60, 16, generator=generator).to(dtype).requires_grad_() for _ in range(3)
+    )
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            out = lsh_attention(query, value, window_length=8, backend=backend)
+            grads = torch.autograd.grad(out, [query, value], upstream) if backend == "torch" else []
+        results.append([out, *grads])
+    for plain, cast in zip(*results, strict=True):
+        assert plain.dtype == cast.dtype == dtype
+        assert torch.equal(plain, cast)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("rule", ["window", "chunk"])
 def test_nothing_to_attend_to_is_a_valid_call(rule: str, backend: str) -> None:
     for shape in [(0, 2, 5, 4), (2, 2, 0, 4)]:

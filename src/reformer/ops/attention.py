@@ -88,10 +88,11 @@ def attend(
     if dispatch.resolve(backend) == "reference":
         from reformer.ops.dense import attend_dense
 
-        return attend_dense(
-            query, key, value, order, code, visibility,
-            segment_ids=segment_ids, scale=scale, dropout=dropout,
-        )  # fmt: skip
+        with torch.autocast(query.device.type, enabled=False):
+            return attend_dense(
+                query, key, value, order, code, visibility,
+                segment_ids=segment_ids, scale=scale, dropout=dropout,
+            )  # fmt: skip
     out, lse = _attention_op(
         query, key, value, order, code, segment_ids,
         *visibility, scale, dropout.rate, dropout.seed, backend,
@@ -146,10 +147,12 @@ def _attention_op(
 ) -> tuple[Tensor, Tensor]:
     visibility = Visibility(rule, length, causal, include_self, before, after)
     run = dispatch.implementation("attention", backend, query)
-    out, lse = run(
-        query, key, value, order, code, segment_ids,
-        visibility, scale, Dropout(dropout_rate, dropout_seed),
-    )  # fmt: skip
+    # Autocast reaches into operators and would narrow the products that accumulate.
+    with torch.autocast(query.device.type, enabled=False):
+        out, lse = run(
+            query, key, value, order, code, segment_ids,
+            visibility, scale, Dropout(dropout_rate, dropout_seed),
+        )  # fmt: skip
     return out, lse
 
 
@@ -201,10 +204,11 @@ def _attention_backward_op(
 ) -> list[Tensor]:
     visibility = Visibility(rule, length, causal, include_self, before, after)
     run = dispatch.implementation("attention_backward", backend, query)
-    grads = run(
-        grad_out, grad_lse, out, lse, query, key, value, order, code, segment_ids,
-        visibility, scale, Dropout(dropout_rate, dropout_seed),
-    )  # fmt: skip
+    with torch.autocast(query.device.type, enabled=False):
+        grads = run(
+            grad_out, grad_lse, out, lse, query, key, value, order, code, segment_ids,
+            visibility, scale, Dropout(dropout_rate, dropout_seed),
+        )  # fmt: skip
     return [grad for grad in grads if grad is not None]
 
 
