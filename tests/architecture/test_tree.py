@@ -51,5 +51,6 @@ def test_the_map_names_every_source_file_once() -> None:
     }
     mapped = _mapped_files()
     assert len(mapped) == len(set(mapped))
-    assert actual - set(mapped) == set(), "not in ARCHITECTURE.md"
-    assert set(mapped) - actual == set(), "in ARCHITECTURE.md, but gone"
+    lacking, gone = sorted(actual - set(mapped)), sorted(set(mapped) - actual)
+    assert not lacking, "not in ARCHITECTURE.md: " + ", ".join(lacking)
+    assert not gone, "in ARCHITECTURE.md, but gone: " + ", ".join(gone)
