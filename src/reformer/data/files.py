@@ -110,15 +110,18 @@ def _open_zstandard(path: Path) -> "_ZstandardFile":
 
 
 class _ZstandardFile:
-    """A .zst file opened for reading; its errors are EOFErrors, like those of truncated .gz."""
+    """A .zst file opened for reading; what is wrong with it is an EOFError, as with gzip.
+
+    The package's own reader takes a truncated file for a finished one, so frames are decoded
+    one by one, and from small pieces: a few bytes can stand for very many.
+    """
+
+    _PIECE = 1024
 
     def __init__(self, path: Path) -> None:
-        import zstandard
-
-        self._error = zstandard.ZstdError
         self._raw = open(path, "rb")  # noqa: SIM115 - closed by __exit__
-        decompressor = zstandard.ZstdDecompressor()
-        self._reader = decompressor.stream_reader(self._raw, read_across_frames=True)
+        self._chunks = self._decompressed()
+        self._left = b""
 
     def __enter__(self) -> "_ZstandardFile":
         return self
@@ -127,10 +130,32 @@ class _ZstandardFile:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        try:
-            return self._reader.read(size)
-        except self._error as error:
-            raise EOFError(str(error)) from error
+        parts, wanted = [self._left], size - len(self._left)
+        while wanted > 0 and (chunk := next(self._chunks, b"")):
+            parts.append(chunk)
+            wanted -= len(chunk)
+        data = b"".join(parts)
+        self._left = data[size:]
+        return data[:size]
+
+    def _decompressed(self) -> Iterator[bytes]:
+        import zstandard
+
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        inside = True
+        while piece := self._raw.read(self._PIECE):
+            while piece:
+                try:
+                    chunk = frame.decompress(piece)
+                except zstandard.ZstdError as error:
+                    raise EOFError(str(error)) from error
+                if chunk:
+                    yield chunk
+                inside, piece = not frame.eof, frame.unused_data
+                if frame.eof:
+                    frame = zstandard.ZstdDecompressor().decompressobj()
+        if inside:
+            raise EOFError("it ends too early")
 
 
 def count_bytes(files: Iterable[Path]) -> int:
