@@ -52,7 +52,7 @@ def test_a_command_in_the_documents_has_these_options(words: tuple[str, ...]) ->
     command, *options = words
     main = "import sys; from reformer.cli import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-m", "reformer", command, "--help"],
+        [sys.executable, "-m", "reformer", *command.split(), "--help"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
