@@ -23,6 +23,10 @@ HeadBias = Literal["added", "held"]
 Problem = Literal["single_label", "multi_label", "regression"]
 
 
+# Numbers in one matrix: 4 TB in float32.
+_LARGEST_MATRIX = 1 << 40
+
+
 class ConfigError(ValueError):
     """A configuration value that cannot work; the message names the field and the fix."""
 
@@ -224,8 +228,12 @@ class ReformerConfig:
             value = getattr(self, name)
             valid = isinstance(value, (int, float)) and 0 < value < math.inf
             _require(valid, name, value, "it must be a positive number")
+        for name in ("causal", "dropout_shared"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "it must be true or false")
         self._check_layers()
         self._check_axial()
+        self._check_sizes()
 
     def _check_layers(self) -> None:
         valid = isinstance(self.layers, tuple) and len(self.layers) > 0
@@ -239,6 +247,16 @@ class ReformerConfig:
                 self.head_size,
                 "rotary positions need an even head_size",
             )
+
+    def _check_sizes(self) -> None:
+        inner = self.num_heads * self.head_size
+        widest = max(self.vocab_size, self.feed_forward_size, inner, *self.position_shape)
+        _require(
+            2 * self.hidden_size * widest < _LARGEST_MATRIX,
+            "hidden_size",
+            self.hidden_size,
+            f"with a width or extent of {widest} beside it, one matrix would not fit any machine",
+        )
 
     def _check_axial(self) -> None:
         if self.axial_shape is None and self.axial_sizes is not None:

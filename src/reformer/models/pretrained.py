@@ -8,10 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from reformer.config import ReformerConfig
+from reformer.config import ConfigError, ReformerConfig
 from reformer.models.initialize import initialize
 from reformer.models.reformer import Reformer
-from reformer.models.store import read_config, read_weights, write_model
+from reformer.models.store import ModelError, read_config, read_weights, write_model
 
 WeightsReader = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -19,9 +19,7 @@ WeightsReader = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 class PretrainedReformer(nn.Module):
     """A trunk and a head. Subclasses build their head in ``_build_head``."""
 
-    def __init__(
-        self, config: ReformerConfig, *, read: WeightsReader | None = None
-    ) -> None:
+    def __init__(self, config: ReformerConfig, *, read: WeightsReader | None = None) -> None:
         """A new model with weights drawn from ``config.seed``, or the weights that ``read`` gives.
 
         ``read`` takes the tensors that are wanted, on the meta device, and returns theirs.
@@ -67,4 +65,7 @@ class PretrainedReformer(nn.Module):
         _, config = read_config(folder, cls.__name__)
         if num_hashes is not None:
             config = config.with_num_hashes(num_hashes)
-        return cls(config, read=partial(read_weights, folder)).eval()
+        try:
+            return cls(config, read=partial(read_weights, folder)).eval()
+        except ConfigError as error:
+            raise ModelError(f"{folder}: {error}") from error

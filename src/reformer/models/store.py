@@ -21,6 +21,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 MODEL_TYPE = "reformer_core"
 
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
 
 class ModelError(ValueError):
     """A folder that does not hold a usable model; the message names the file and the reason."""
@@ -62,13 +64,15 @@ def read_config(
         raise ModelError(f"{folder} is not a model: it has no {CONFIG_FILE}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} must hold one JSON object")
     found = values.get("architectures")
     if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
-        raise ModelError(f"{path}: architectures is {found!r}, which names no model of this library")
+        raise ModelError(
+            f"{path}: architectures is {found!r}, which names no model of this library"
+        )
     if architecture not in (None, found[0]):
         raise ModelError(f"{path} describes the architecture {found[0]!r}, not {architecture!r}")
     if not isinstance(values.get("reformer"), dict):
@@ -92,6 +96,12 @@ def read_weights(
     try:
         with safe_open(path, framework="pt") as file:
             _check_names(path, set(file.keys()), set(expected))
+            dtypes = {file.get_slice(name).get_dtype() for name in expected}
+            if len(dtypes) > 1 or not dtypes <= _FLOATS:
+                raise ModelError(
+                    f"{path} holds {', '.join(sorted(dtypes))}: all tensors must have one type "
+                    f"of {', '.join(sorted(_FLOATS))}"
+                )
             for name, tensor in expected.items():
                 shape = list(file.get_slice(name).get_shape())
                 if shape != list(tensor.shape):
@@ -107,4 +117,3 @@ def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
     for what, names in (("lacks", expected - found), ("has an unknown tensor", found - expected)):
         if names:
             raise ModelError(f"{path} {what} {min(names)}")
-

@@ -61,6 +61,7 @@ class ExactStreams:
 
     def __init__(self, dtype: torch.dtype) -> None:
         wide = dtype == torch.float64
+        self.model_dtype = dtype
         self.dtype = torch.float64 if wide else torch.float32
         self.integer = torch.int64 if wide else torch.int32
         self.unit = 2.0**44 if wide else 2.0**20
@@ -71,7 +72,7 @@ class ExactStreams:
         return self._to_grid(x)
 
     def read(self, stream: Tensor) -> Tensor:
-        return stream.to(self.dtype).mul_(1.0 / self.unit)
+        return stream.to(self.dtype).mul_(1.0 / self.unit).to(self.model_dtype)
 
     def add(self, stream: Tensor, branch: Tensor, where: str) -> None:
         self._check(branch, where)
