@@ -48,7 +48,11 @@ class ReformerForQuestionAnswering(PretrainedReformer):
         start, end = self.head(self.reformer.norm(hidden)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_end_loss(start, start_positions) + _end_loss(end, end_positions)) / 2
+            # Padding is no place for an answer.
+            places = segment_ids >= 0 if segment_ids is not None else torch.ones_like(start).bool()
+            ends = ((start, start_positions), (end, end_positions))
+            losses = [_end_loss(x.masked_fill(~places, -torch.inf), at) for x, at in ends]
+            loss = torch.stack(losses).mean()
         return SpanOutput(start_logits=start, end_logits=end, loss=loss)
 
 

@@ -52,7 +52,6 @@ _THEIR_NAMES = {
     "window_length": "lsh_attn_chunk_length or local_attn_chunk_length",
     "chunks_before": "lsh_num_chunks_before or local_num_chunks_before",
     "chunks_after": "lsh_num_chunks_after or local_num_chunks_after",
-    "dropout": "a dropout probability",
     "layers": "attn_layers",
 }
 

@@ -85,6 +85,8 @@ def _scalar(name: str, value: Any, default: Any) -> Any:
         valid, kind = number and math.isfinite(value), "a number"
     if not valid:
         raise ConversionError(f"{name} is {value!r}: it must be {kind}")
+    if "dropout" in name and not 0 <= value < 1:
+        raise ConversionError(f"{name} is {value!r}: it must be from 0 up to, but not including, 1")
     return value
 
 

@@ -1,0 +1,170 @@
+"""Exporting gives back what was imported: every tensor, every field; or says what cannot be."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from reformer import LSH, Full, Local, ReformerConfig, ReformerForCausalLM, ReformerModel
+from reformer.interop.huggingface import ConversionError, export, load
+from tests.interop.their_models import CLASSES, random_model, their_model
+
+# Set by saving and loading themselves.
+_OWN = {"architectures", "dtype", "_name_or_path", "transformers_version"}
+
+
+@pytest.mark.parametrize("index", range(15))
+def test_exporting_an_import_gives_the_same_tensors_and_fields(index, tmp_path):
+    theirs, _ = random_model(index)
+    export(load(theirs), tmp_path)
+    again = type(theirs).from_pretrained(tmp_path)
+    expected = theirs.state_dict()
+    assert set(again.state_dict()) == set(expected) == set(load_file(tmp_path / "model.safetensors"))
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    before, after = theirs.config.to_dict(), again.config.to_dict()
+    assert {k: after[k] for k in after if k not in _OWN} == {
+        k: before[k] for k in before if k not in _OWN
+    }
+    assert after["architectures"] == [type(theirs).__name__]
+
+
+def test_fields_that_mean_nothing_here_survive_our_own_folder(tmp_path):
+    theirs = their_model(
+        eos_token_id=7, pad_token_id=3, bos_token_id=5, axial_norm_std=0.7, use_cache=False,
+        chunk_size_lm_head=2, initializer_range=0.0, attn_layers=["lsh"], local_attn_chunk_length=9,
+    )  # fmt: skip
+    load(theirs).save_pretrained(tmp_path / "ours")
+    export(ReformerForCausalLM.from_pretrained(tmp_path / "ours"), tmp_path / "theirs")
+    again = transformers.ReformerConfig.from_pretrained(tmp_path / "theirs")
+    before, after = theirs.config.to_dict(), again.to_dict()
+    assert {k: after[k] for k in after if k not in _OWN} == {
+        k: before[k] for k in before if k not in _OWN
+    }
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_folders_of_theirs_load(cls, tmp_path):
+    causal = cls is not transformers.ReformerForMaskedLM
+    theirs = their_model(cls, is_decoder=causal, dtype="float32")
+    theirs.save_pretrained(tmp_path, max_shard_size="3KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    found = load(tmp_path)
+    for name, tensor in load(theirs).state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor)
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    theirs = their_model().to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path)
+    ours = load(tmp_path)
+    weight = ours.state_dict()["head.weight"]
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, theirs.lm_head.decoder.weight.float())
+
+
+def _ours(**changes):
+    layers = (Local(8, rule="chunk"), LSH(2, 8, 8, rule="chunk"))
+    return ReformerForCausalLM(
+        ReformerConfig(
+            vocab_size=20, hidden_size=16, feed_forward_size=16, num_heads=2, head_size=4,
+            max_length=64, **({"layers": layers} | changes),
+        )
+    )  # fmt: skip
+
+
+def test_a_model_made_here_computes_the_same_there(tmp_path):
+    ours = _ours(hash_seed=3, axial_shape=(8, 8), activation="gelu_tanh").eval()
+    export(ours, tmp_path)
+    theirs = transformers.ReformerModelWithLMHead.from_pretrained(tmp_path)
+    ids = torch.arange(64)[None] % 20
+    assert torch.allclose(ours(ids).logits, theirs(ids).logits, atol=1e-5)
+    assert theirs.config.eos_token_id is None
+
+
+CHUNKED = LSH(2, 8, 8, rule="chunk")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"layers": (Local(8),)}, r"layers\[0\].rule"),
+        ({"layers": (CHUNKED, Full())}, r"layers\[1\] is Full"),
+        ({"layers": (dataclasses.replace(CHUNKED, score_scale=0.5),)}, "score_scale"),
+        ({"layers": (dataclasses.replace(CHUNKED, num_buckets=None),)}, "num_buckets"),
+        ({"layers": (CHUNKED, dataclasses.replace(CHUNKED, num_hashes=3))}, r"\[1\].num_hashes"),
+        ({"layers": (Local(8, rule="chunk", rotary_base=100.0),)}, "rotary_base"),
+        ({"dropout": 0.1, "dropout_shared": True}, "dropout_shared"),
+    ],
+)
+def test_what_theirs_cannot_express_is_named_and_nothing_is_written(changes, named, tmp_path):
+    with pytest.raises(ConversionError, match=named):
+        export(_ours(**changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bias_that_theirs_would_not_add_is_refused(tmp_path):
+    ours = _ours()
+    with torch.no_grad():
+        ours.head.bias[0] = 0.1
+    with pytest.raises(ConversionError, match=r"head\.bias"):
+        export(ours, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_act", "swiglu"), ("attn_layers", ["lsh", "full"]), ("attn_layers", 3),
+        ("num_hashes", 0), ("num_hashes", True), ("num_buckets", 5), ("num_buckets", [4, "x"]),
+        ("axial_pos_shape", [4, None]), ("axial_pos_embds_dim", [3, 3]), ("hidden_size", -1),
+        ("hidden_size", 2**63), ("hidden_size", "16"), ("vocab_size", None),
+        ("layer_norm_eps", 0.0), ("hidden_dropout_prob", 1.5), ("lsh_attn_chunk_length", None),
+        ("tie_word_embeddings", True), ("is_decoder", False), ("is_decoder", "yes"),
+        ("hash_seed", -1), ("max_position_embeddings", 0), ("local_num_chunks_before", -1),
+    ],
+)  # fmt: skip
+def test_a_field_that_cannot_be_is_named(field, value, tmp_path):
+    their_model().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ConversionError, match=field):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["BertModel"], "ReformerModel", [3]])
+def test_an_unknown_architecture_is_refused(architectures, tmp_path):
+    their_model().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": architectures}))
+    with pytest.raises(ConversionError, match="architectures"):
+        load(tmp_path)
+
+
+def test_a_held_bias_is_neither_added_nor_trained_nor_lost(tmp_path):
+    ours = load(their_model())
+    assert ours.state_dict()["head.bias"].abs().sum() > 0
+    assert "head.bias" not in dict(ours.named_parameters())
+    ids = torch.arange(20)[None]
+    before = ours(ids).logits
+    ours.head.bias += 1
+    assert torch.equal(ours(ids).logits, before)
+    ours.save_pretrained(tmp_path)
+    again = ReformerForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again.head.bias, ours.head.bias)
+    assert torch.equal(again(ids).logits, before)
+
+
+def test_loading_leaves_the_model_and_the_global_generator_alone():
+    theirs = their_model(transformers.ReformerModel)
+    state = torch.get_rng_state()
+    ours = load(theirs)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    ours(torch.arange(20)[None])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert theirs.embeddings.word_embeddings.weight.abs().sum() > 0
+    assert isinstance(ours, ReformerModel)
