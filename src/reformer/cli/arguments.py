@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from reformer.cli.model_flags import ModelArguments, defaults, peek
 from reformer.cli.parsing import parse
@@ -63,8 +63,26 @@ class EvaluateArguments:
     """Where to compute; auto takes a GPU when there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SamplingArguments:
+    """How tokens are drawn."""
+
+    temperature: float = 0.8
+    """Below 1: safer; above 1: wilder; 0: always the likeliest token."""
+    top_k: int | None = None
+    """Choose among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    min_p: float | None = None
+    """Leave out tokens less likely than this share of the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1: what has occurred becomes less likely."""
+    seed: int = 0
+    """The same seed gives the same text."""
+
+
 @dataclass(frozen=True)
-class GenerateArguments:
+class GenerateArguments(SamplingArguments):
     """Write text that continues a prompt. Only new text is written; a terminal shows the prompt
     before it."""
 
@@ -72,16 +90,16 @@ class GenerateArguments:
     """Run or model folder."""
     prompt: str = ""
     """Text to continue; - reads it from standard input."""
+    prompt_file: Path | None = None
+    """File with the text to continue, a whole book for example; also .gz, .xz, .zst."""
     max_new_tokens: int = 500
     """Tokens to write."""
-    temperature: float = 0.8
-    """Below 1: safer; above 1: wilder; 0: always the likeliest token."""
-    top_k: int | None = None
-    """Choose among the k likeliest tokens only."""
-    top_p: float | None = None
-    """Choose among the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """The same seed gives the same text."""
+    samples: int = 1
+    """Texts to write; the prompt is read once. Several are shown when all are finished."""
+    stop: UseAppendAction[tuple[str, ...]] = ()
+    """A string that ends a text and is not written; may be given several times."""
+    json: bool = False
+    """Print one JSON object per text: text, token_ids, finish_reason, seed, sample."""
     device: DeviceName = "auto"
     """Where to compute; auto takes a GPU when there is one."""
 

@@ -15,16 +15,19 @@ from reformer.cli.terminal import printable
 from reformer.config import ConfigError
 from reformer.data.files import InputError, find_files, shipped_novel
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
-from reformer.generation.decode import encode_prompt, generate, stream_text
+from reformer.generation.decode import generate
 from reformer.generation.sampling import Sampling
+from reformer.generation.text import encode_prompt, stream_text
 from reformer.presets import preset
 from reformer.training.loop import Outcome, train
+from reformer.training.metrics import read_metrics
 from reformer.training.planner import (
     format_bytes,
     machine_memory,
     plan,
     require_memory,
 )
+from reformer.training.plot import plot_losses
 from reformer.training.progress import TerminalReporter, format_count, format_seconds
 from reformer.training.run import (
     Run,
@@ -61,6 +64,9 @@ def _train(job: Run, device: torch.device, length_fixed: bool) -> int:
         job, task = prepare_task(job, length_fixed=length_fixed, say=reporter.say)
         _introduce(console, job, task)
         outcome = train(job, task, reporter, device)
+        rows = read_metrics(job.metrics)
+        if rows and not plot_losses(rows, job.plot, f"Reformer, preset {job.description.preset}"):
+            reporter.say("There is no loss.png: it needs matplotlib (pip install matplotlib).")
     _conclude(console, job, outcome)
     return outcome.exit_code
 
