@@ -19,7 +19,7 @@ from reformer.models.language import ReformerForCausalLM
 from reformer.nn.streams import StreamRangeError
 from reformer.settings import TrainingSettings
 from reformer.training.checkpoint import load_latest, save_checkpoint
-from reformer.training.metrics import MetricsWriter, read_metrics
+from reformer.training.metrics import MetricsWriter
 from reformer.training.optim import (
     NonFiniteError,
     apply_update,
@@ -29,7 +29,6 @@ from reformer.training.optim import (
     optimizer_tensors,
     restore_optimizer,
 )
-from reformer.training.plot import plot_losses
 from reformer.training.run import Run
 from reformer.training.stop import StopRequest, StopRequestedError
 from reformer.training.task import Task
@@ -100,9 +99,6 @@ def train(run: Run, task: Task, reporter: Reporter, device: torch.device) -> Out
             best, final, exit_code = state.model, {}, stopped.exit_code
         except (NonFiniteError, StreamRangeError) as error:
             raise _explain(run, state, error) from error
-    rows = read_metrics(run.metrics)
-    if rows and not plot_losses(rows, run.plot, f"Reformer, {run.description.preset}"):
-        reporter.say("There is no loss.png: it needs matplotlib (pip install matplotlib).")
     seconds = time.monotonic() - started
     return Outcome(best, state.step, state.best_step, exit_code, seconds, final)
 

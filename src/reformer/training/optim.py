@@ -43,12 +43,13 @@ def apply_update(
 
     NonFiniteError, before any weight has changed, when the norm is not finite.
     """
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    norm = float(nn.utils.get_total_norm(gradients.values()))
     if not math.isfinite(norm):
-        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         name = find_non_finite(gradients)
         what = f"the gradient of {name} holds" if name else "the gradients' norm reaches"
         raise NonFiniteError(f"{what} NaN or infinity")
+    nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, torch.tensor(norm))
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

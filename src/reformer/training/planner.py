@@ -53,11 +53,8 @@ class Plan:
 
 def count_parameters(config: ReformerConfig) -> int:
     """Weights of the language model with this config; nothing is allocated."""
-    try:
-        with torch.device("meta"):
-            trunk = Reformer(config)
-    except RuntimeError as error:
-        raise ConfigError(f"the model's sizes are too large for any machine: {error}") from error
+    with torch.device("meta"):
+        trunk = Reformer(config)
     head = (2 * config.hidden_size + 1) * config.vocab_size
     return sum(parameter.numel() for parameter in trunk.parameters()) + head
 
