@@ -1,5 +1,7 @@
 """Which tokens reach which queries: later tokens never, bad values only where they are seen."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -67,41 +69,47 @@ def test_attended_sets_hold_earlier_tokens_only_and_at_most_r_times_w_less_1() -
     assert sees_itself[:, :, 0].all()
 
 
-def spoilt_call(
-    seed: int, rule: str, bad: float, where: str
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """A fuzzed call, clean and with one bad token; upstream gradients miss what it reaches.
+class Spoilt(NamedTuple):
+    """A fuzzed call, clean and with one bad token; upstream gradients miss what it reaches."""
 
-    Returns bool [B, H, L] of queries that see the token or are it, bool [B, H, L] of tokens
-    that share a query with it, and output and gradients of both calls.
-    """
+    sees: Tensor  # bool [B, H, L]: queries that see the token
+    alone: Tensor  # bool [B, H, L]: queries that see nobody and so themselves
+    token: int
+    linked: Tensor  # bool [B, H, L]: tokens that share a query with it
+    clean: list[Tensor]  # output and gradients
+    spoilt: list[Tensor]
+
+
+def spoilt_call(seed: int, rule: str, bad: float, where: str) -> Spoilt:
     case = random_case(seed, rule=rule)
+    if where == "key" and case.key is None:
+        where = "query"
     order, code = sort_tokens(case.buckets, case.window, segment_ids=case.segments)
     visibility = Visibility(
         case.rule, case.window, case.causal, case.include_self, case.before, case.after
     )
-    _, counts, _ = case.counts()
+    _, counts, alone = case.counts()
     token = seed % case.query.shape[2]
-    reached = counts[..., token] > 0
+    sees = counts[..., token] > 0
+    reached = sees.clone()
     reached[..., token] = True
     linked = (counts * reached[..., None]).sum(dim=-2) > 0
     upstream = torch.where(reached[..., None], 0.0, torch.ones_like(case.query))
     results = []
     for spoil in (False, True):
         inputs = {"query": case.query, "key": case.key, "value": case.value}
+        leaves = {n: t.clone() for n, t in inputs.items() if t is not None}
         if spoil:
-            inputs[where] = inputs["query" if inputs[where] is None else where].clone()
-            inputs[where][:, :, token] = bad
-        if case.key is None:
-            inputs["key"] = None
-        leaves = {n: t.detach().requires_grad_() for n, t in inputs.items() if t is not None}
+            leaves[where][:, :, token] = bad
+        for leaf in leaves.values():
+            leaf.requires_grad_()
         out, _ = attend(
             leaves["query"], leaves.get("key"), leaves["value"], order, code, visibility,
             segment_ids=case.segments, scale=case.scale, backend="torch",
         )  # fmt: skip
         grads = torch.autograd.grad(out, list(leaves.values()), upstream)
         results.append([out.detach(), *grads])
-    return reached, linked | reached, results[0], results[1]
+    return Spoilt(sees, alone, token, linked | reached, *results)
 
 
 @pytest.mark.parametrize("rule", ["window", "chunk"])
@@ -111,10 +119,35 @@ def test_a_bad_token_reaches_only_the_queries_that_see_it(
     rule: str, where: str, bad: float
 ) -> None:
     for seed in range(20):
-        reached, linked, clean, spoilt = spoilt_call(seed, rule, bad, where)
-        assert torch.equal(clean[0][~reached], spoilt[0][~reached])
-        for wanted, found in zip(clean[1:], spoilt[1:], strict=True):
-            assert torch.equal(wanted[~linked], found[~linked])
+        call = spoilt_call(seed, rule, bad, where)
+        reached = call.sees.clone()
+        reached[..., call.token] = True
+        assert torch.equal(call.clean[0][~reached], call.spoilt[0][~reached])
+        for wanted, found in zip(call.clean[1:], call.spoilt[1:], strict=True):
+            assert torch.equal(wanted[~call.linked], found[~call.linked])
+
+
+@pytest.mark.parametrize("rule", ["window", "chunk"])
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_a_nan_is_never_hidden_from_a_query_that_sees_it(rule: str, where: str) -> None:
+    for seed in range(20):
+        call = spoilt_call(seed, rule, torch.nan, where)
+        out, grad_query = call.spoilt[:2]
+        sees = call.sees
+        if where == "query":
+            sees = torch.zeros_like(sees)
+            sees[..., call.token] = True
+        # Alone, a query takes its own value whatever its score is.
+        sees = sees & ~call.alone
+        assert out[sees].isnan().all()
+        assert grad_query[sees].isnan().all()
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf])
+def test_an_infinite_value_makes_an_infinite_output(bad: float) -> None:
+    for seed in range(20):
+        call = spoilt_call(seed, "window", bad, "value")
+        assert (call.spoilt[0][call.sees] == bad).all()
 
 
 @pytest.mark.parametrize("kind", ["lsh", "local"])
