@@ -1,13 +1,12 @@
-"""Settings for every test: one thread, no network, and no luck."""
+"""Settings for every test and the processes that it starts: one thread, no network, no luck."""
 
 import os
 
+# Before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch
 from hypothesis import settings
-
-torch.set_num_threads(1)
 
 # The same examples in every run; `--hypothesis-profile search` looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=25)
