@@ -171,9 +171,15 @@ def test_half_precision_accumulates_in_float32(causal: bool) -> None:
     query, value = (torch.randn(1, 2, 300, 16, generator=generator) for _ in range(2))
     buckets = hash_buckets(query, window_length=32)
     narrow = [t.bfloat16() for t in (query, value)]
-    found = lsh_attention(*narrow, buckets=buckets, window_length=32, causal=causal)
+    found = lsh_attention(
+        *narrow, buckets=buckets, window_length=32, causal=causal, backend="torch"
+    )
     wide = lsh_attention(
-        *(t.float() for t in narrow), buckets=buckets, window_length=32, causal=causal
+        *(t.float() for t in narrow),
+        buckets=buckets,
+        window_length=32,
+        causal=causal,
+        backend="torch",
     )
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, wide.bfloat16())

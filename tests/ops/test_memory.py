@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from reformer.ops.attention import Dropout, Visibility
 from reformer.ops.hashing import draw_rotations, hash_vectors_torch
@@ -12,23 +9,7 @@ from reformer.ops.order import sort_tokens
 from reformer.ops.sliced import apply_sliced, chunked_cross_entropy
 from reformer.ops.tiled import attention_torch
 from reformer.ops.tiled_backward import attention_backward_torch
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records the most elements that any result of any operation had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                # An expanded view has many elements and little memory.
-                held = leaf.untyped_storage().nbytes() // leaf.element_size()
-                self.elements = max(self.elements, min(leaf.numel(), held))
-        return result
+from tests.ops.largest_tensor import LargestTensor
 
 
 def largest_in_attention(
