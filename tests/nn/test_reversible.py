@@ -8,8 +8,10 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from reformer.config import LSH, Local
+from reformer.config import LSH, Full, Local
+from reformer.models.initialize import initialize
 from reformer.models.language import ReformerForCausalLM
+from reformer.models.reformer import Reformer
 from tests.models.small import (
     LENGTH,
     assert_near,
@@ -42,6 +44,37 @@ def test_rebuilt_activations_give_the_very_gradients_of_stored_ones(
     found = gradients_with("exact", depth, weight_scale, autocast)
     assert_same_bits(found, gradients_with("stored", depth, weight_scale, autocast))
     assert all(gradient.abs().max() > 0 for gradient in found)
+
+
+EVERY_KIND = (
+    Full(),
+    Full(rotary_base=100.0, dropout=0.1),
+    Local(window_length=8, rule="chunk", chunks_after=1),
+    LSH(window_length=8, rule="chunk", dropout=0.1),
+    Local(window_length=5, rotary_base=100.0),
+    LSH(window_length=5, num_buckets=(2, 4), score_scale=0.5),
+)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_every_kind_of_layer_is_rebuilt_exactly(autocast: bool, causal: bool, packed: bool) -> None:
+    segments = torch.tensor([[0] * 30 + [1] * 18, [2] * 40 + [-1] * 8]) if packed else None
+    found = []
+    for streams in ("exact", "stored"):
+        config = small_config(
+            streams=streams, layers=EVERY_KIND, causal=causal, dropout_shared=True
+        )
+        trunk = Reformer(config)
+        initialize(trunk, seed=1, embedding_scale=0.2, num_layers=2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            hidden = trunk(tokens(), segment_ids=segments, draw=3)
+        hidden.square().sum().backward()
+        grads = [p.grad for p in trunk.parameters() if p.grad is not None]
+        found.append([hidden.detach(), *grads])
+    assert len(found[0]) == 1 + sum(1 for _ in trunk.parameters()) - 2, "all but the head's norm"
+    assert_same_bits(*found)
 
 
 @pytest.mark.slow
