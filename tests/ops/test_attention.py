@@ -239,11 +239,29 @@ def test_an_unknown_rule_is_refused_by_name(rule: str) -> None:
         local_attention(query, query, query, window_length=2, rule=rule)
 
 
-@pytest.mark.parametrize("window_length", [0, -1, 2.5])
-def test_a_window_that_means_nothing_is_refused_by_name(window_length: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window_length", 0),
+        ("window_length", -1),
+        ("window_length", 2.5),
+        ("window_length", 2**62),
+        ("num_hashes", 0),
+        ("num_hashes", "4"),
+        ("chunks_before", -1),
+        ("chunks_after", -1),
+        ("dropout", Dropout(1.0)),
+        ("dropout", Dropout(-0.1)),
+        ("dropout", Dropout(float("nan"))),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_by_name(name: str, value: object) -> None:
     query = torch.zeros(1, 1, 4, 4)
-    with pytest.raises(ValueError, match="window_length is"):
-        lsh_attention(query, query, window_length=window_length)
+    with pytest.raises(ValueError, match=f"{name}.* is"):
+        lsh_attention(query, query, **{name: value})
+    if name != "num_hashes":
+        with pytest.raises(ValueError, match=f"{name}.* is"):
+            local_attention(query, query, query, **({"window_length": 2} | {name: value}))
 
 
 def test_tensors_that_do_not_fit_each_other_are_refused_by_name() -> None:
@@ -265,6 +283,10 @@ def test_tensors_that_do_not_fit_each_other_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="segment_ids must be"):
         local_attention(
             query, query, query, window_length=2, segment_ids=torch.zeros(2, 6, dtype=torch.int64)
+        )
+    with pytest.raises(ValueError, match="segment_ids must be"):
+        local_attention(
+            query, query, query, window_length=2, segment_ids=torch.zeros(1, 5), rule="chunk"
         )
     with pytest.raises(ValueError, match="buckets must be"):
         lsh_attention(query, query, buckets=torch.zeros(6, dtype=torch.uint8))

@@ -82,7 +82,9 @@ def attend(
     (float64 for float64 input), both differentiable. Accumulates in the dtype of ``lse``.
     A non-finite key or value reaches exactly the queries that see it.
     """
-    _check_attention(query, key, value, order)
+    _check_attention(query, key, value, order, segment_ids)
+    if not 0.0 <= dropout.rate < 1.0:
+        raise ValueError(f"dropout.rate is {dropout.rate!r}: it must be from 0 up to, but not, 1")
     if query.numel() == 0:
         return value.clone(), query.sum(dim=-1, dtype=accumulation_dtype(query.dtype))
     if dispatch.resolve(backend) == "reference":
@@ -101,7 +103,11 @@ def attend(
 
 
 def _check_attention(
-    query: Tensor, key: Tensor | None, value: Tensor, order: Tensor | None
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    order: Tensor | None,
+    segment_ids: Tensor | None,
 ) -> None:
     if query.dim() != 4 or not query.is_floating_point():
         raise ValueError(
@@ -116,8 +122,12 @@ def _check_attention(
     batch, heads, length, _ = query.shape
     if order is not None and tuple(order.shape) != (batch, heads, *order.shape[2:3], length):
         raise ValueError(
-            f"order must be [B, H, R, L] = [{batch}, {heads}, R, {length}], "
-            f"not {list(order.shape)}"
+            f"order must be [B, H, R, L] = [{batch}, {heads}, R, {length}], not {list(order.shape)}"
+        )
+    if segment_ids is not None and tuple(segment_ids.shape) != (batch, length):
+        raise ValueError(
+            f"segment_ids must be [{batch}, {length}] to match the tokens, "
+            f"not {list(segment_ids.shape)}"
         )
 
 

@@ -22,6 +22,9 @@ def hash_buckets(
     backend: str = "auto",
 ) -> Tensor:
     """Hash query_key [B, H, L, K] to buckets [B, H, R, L]; the arguments of ``lsh_attention``."""
+    _check_tokens("query_key", query_key)
+    _check_whole("num_hashes", num_hashes, least=1)
+    _check_whole("window_length", window_length, least=1)
     _, heads, length, width = query_key.shape
     count = default_num_buckets(length, window_length) if num_buckets is None else num_buckets
     factors = bucket_factors(count)
@@ -58,7 +61,8 @@ def lsh_attention(
     a negative id is padding. buckets: [B, H, R, L] from ``hash_buckets``, to hash only once.
     chunks_before, chunks_after: chunk rule only; after defaults to 0, or 1 when not causal.
     """
-    check_attention_arguments(window_length, rule)
+    after = (0 if causal else 1) if chunks_after is None else chunks_after
+    _check_rule(rule, window_length, chunks_before, after)
     _check_tokens("query_key", query_key)
     if buckets is None:
         buckets = hash_buckets(
@@ -66,7 +70,6 @@ def lsh_attention(
             num_buckets=num_buckets, seed=seed, backend=backend,
         )  # fmt: skip
     order, code = sort_tokens(buckets, window_length, segment_ids=segment_ids, backend=backend)
-    after = (0 if causal else 1) if chunks_after is None else chunks_after
     visibility = Visibility(rule, window_length, causal, False, chunks_before, after)
     out, _ = attend(
         query_key, None, value, order, code, visibility,
@@ -95,7 +98,8 @@ def local_attention(
     W - 1 tokens on both sides. Scores are scaled by 1 / sqrt(K). segment_ids, rule and chunk
     arguments as in ``lsh_attention``.
     """
-    check_attention_arguments(window_length, rule)
+    after = (0 if causal else 1) if chunks_after is None else chunks_after
+    _check_rule(rule, window_length, chunks_before, after)
     _check_tokens("query", query)
     order = code = None
     # Chunks are cut from the sequence as it stands: padding keeps its place there.
@@ -107,7 +111,6 @@ def local_attention(
         )
         shape = (batch, query.shape[1], 1, length)
         order, code = order.expand(shape), code.expand(shape)
-    after = (0 if causal else 1) if chunks_after is None else chunks_after
     visibility = Visibility(rule, window_length, causal, True, chunks_before, after)
     out, _ = attend(
         query, key, value, order, code, visibility,
@@ -123,9 +126,14 @@ def _check_tokens(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_attention_arguments(window_length: int, rule: str) -> None:
-    """Raise ValueError for a window or a rule that means nothing."""
-    if not isinstance(window_length, int) or window_length < 1:
-        raise ValueError(f"window_length is {window_length!r}: it must be a whole number from 1 up")
+def _check_rule(rule: str, window_length: int, before: int, after: int) -> None:
     if rule not in ("window", "chunk"):
         raise ValueError(f"rule is {rule!r}: use 'window' or 'chunk'")
+    _check_whole("window_length", window_length, least=1)
+    _check_whole("chunks_before", before, least=0)
+    _check_whole("chunks_after", after, least=0)
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or not least <= value < 2**31:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number from {least} to 2^31 - 1")
