@@ -172,6 +172,22 @@ def test_training_passes_draw_anew_and_a_number_names_the_draw() -> None:
     assert len(set(losses(None, 0, 1))) == 1
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hash_seed": 1, "layers": (Local(window_length=8), LSH(window_length=8))},
+        {"hash_seed": 1, "layers": (Local(window_length=8, dropout=0.5),), "dropout": 0.0},
+        {"hash_seed": 1, "layers": (LSH(window_length=8, dropout=0.5),), "dropout": 0.0},
+        {"layers": (LSH(window_length=8, num_hashes=1),), "dropout": 0.0},
+    ],
+    ids=["output dropout", "local dropout", "LSH dropout", "rotations"],
+)
+def test_each_source_of_randomness_is_drawn_anew(settings: dict[str, object]) -> None:
+    model = small_model(small_config(**settings))
+    losses = {float(model(tokens(), labels=tokens(), draw=d).loss.detach()) for d in range(3)}
+    assert len(losses) == 3
+
+
 def test_rounds_of_hashing_can_change_after_training() -> None:
     model = quiet_model()
     logits = [model(tokens()).logits]
