@@ -34,11 +34,11 @@ class ClassificationHead(nn.Module):
         self.seed = config.seed
         self.rate = config.dropout if labels.dropout is None else labels.dropout
         self.dense = nn.Linear(2 * config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, labels.num_labels)
+        self.scores = nn.Linear(config.hidden_size, labels.num_labels)
 
     def forward(self, x: Tensor, draw: int | None) -> Tensor:
         x = self.dense(self._drop(x, draw, 0)).tanh()
-        return self.output(self._drop(x, draw, 1))
+        return self.scores(self._drop(x, draw, 1))
 
     def _drop(self, x: Tensor, draw: int | None, place: int) -> Tensor:
         if draw is None or self.rate == 0:
@@ -50,7 +50,8 @@ class ClassificationHead(nn.Module):
 class ReformerForSequenceClassification(PretrainedReformer):
     """Labels a whole sequence, as ``config.labels`` says."""
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
         if config.labels is None:
             raise ConfigError("labels is None: a classification model needs labels=Labels(...)")
         return ClassificationHead(config, config.labels)

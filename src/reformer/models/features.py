@@ -18,7 +18,8 @@ class FeaturesOutput:
 class ReformerModel(PretrainedReformer):
     """Token ids to features."""
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
         return nn.Identity()
 
     def forward(

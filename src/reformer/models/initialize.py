@@ -17,22 +17,29 @@ def initialize(model: nn.Module, seed: int, embedding_scale: float, num_layers: 
     depth.
     """
     rng = generator(seed)
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear):
-                fan_out, fan_in = module.weight.shape
-                bound = math.sqrt(6.0 / (fan_in + fan_out))
-                if name.endswith(".output"):
-                    bound /= math.sqrt(2.0 * num_layers)
-                if name == "head":
-                    module.weight.normal_(0.0, embedding_scale, generator=rng)
-                else:
-                    module.weight.uniform_(-bound, bound, generator=rng)
-                if module.bias is not None:
-                    module.bias.zero_()
-            elif isinstance(module, nn.LayerNorm):
-                module.weight.fill_(1.0)
-                module.bias.zero_()
-            elif isinstance(module, (nn.Embedding, nn.ParameterList)):
-                for parameter in module.parameters():
-                    parameter.normal_(0.0, embedding_scale, generator=rng)
+    for name, module in model.named_modules():
+        initialize_module(name, module, rng, embedding_scale, num_layers)
+
+
+@torch.no_grad()
+def initialize_module(
+    name: str, module: nn.Module, rng: torch.Generator, embedding_scale: float, num_layers: int
+) -> None:
+    """Fill the parameters of one module, by its name in the model."""
+    if isinstance(module, nn.Linear):
+        fan_out, fan_in = module.weight.shape
+        bound = math.sqrt(6.0 / (fan_in + fan_out))
+        if name.endswith(".output"):
+            bound /= math.sqrt(2.0 * num_layers)
+        if name == "head":
+            module.weight.normal_(0.0, embedding_scale, generator=rng)
+        else:
+            module.weight.uniform_(-bound, bound, generator=rng)
+        if module.bias is not None:
+            module.bias.zero_()
+    elif isinstance(module, nn.LayerNorm):
+        module.weight.fill_(1.0)
+        module.bias.zero_()
+    elif isinstance(module, (nn.Embedding, nn.ParameterList)):
+        for parameter in module.parameters():
+            parameter.normal_(0.0, embedding_scale, generator=rng)

@@ -12,7 +12,8 @@ from reformer.ops.sliced import IGNORED_LABEL, chunked_cross_entropy
 class ReformerForCausalLM(PretrainedReformer):
     """Predicts each token from the tokens before it."""
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
         if not config.causal:
             raise ConfigError("causal is False: a causal language model needs causal=True")
         return language_head(config)

@@ -11,7 +11,8 @@ from reformer.ops.sliced import chunked_cross_entropy
 class ReformerForMaskedLM(PretrainedReformer):
     """Predicts the token at each position from all others."""
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
         if config.causal:
             raise ConfigError("causal is True: a masked language model needs causal=False")
         return language_head(config)

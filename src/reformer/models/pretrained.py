@@ -17,7 +17,7 @@ WeightsReader = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class PretrainedReformer(nn.Module):
-    """A trunk and a head. Subclasses build their head in ``_build_head``."""
+    """A trunk and a head. Subclasses build their head in ``build_head``."""
 
     def __init__(self, config: ReformerConfig, *, read: WeightsReader | None = None) -> None:
         """A new model with weights drawn from ``config.seed``, or the weights that ``read`` gives.
@@ -30,7 +30,7 @@ class PretrainedReformer(nn.Module):
         # and weights that are read are checked before anything is allocated.
         with torch.device("meta"):
             self.reformer = Reformer(config)
-            self.head = self._build_head(config)
+            self.head = self.build_head(config)
         if read is None:
             self.to_empty(device="cpu")
             initialize(self, config.seed, config.init_scale, len(config.layers))
@@ -38,8 +38,20 @@ class PretrainedReformer(nn.Module):
             self.load_state_dict(read(self.state_dict()), assign=True)
         self._num_draws = 0
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
-        raise TypeError(f"{type(self).__name__} is a base class: use a model with a head")
+    @classmethod
+    def around(cls, config: ReformerConfig, reformer: Reformer, head: nn.Module) -> Self:
+        """A model of modules that stay another's, such as a Hugging Face class's."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.config, model.reformer, model.head = config, reformer, head
+        model.training = reformer.training
+        model._num_draws = 0
+        return model
+
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
+        """The head, its weights yet to be set; ConfigError if the config is not for it."""
+        raise TypeError(f"{cls.__name__} is a base class: use a model with a head")
 
     def _draw(self, draw: int | None) -> int | None:
         """The random draw of this pass: None in evaluation, else the given or the next number."""

@@ -23,7 +23,8 @@ class SpanOutput:
 class ReformerForQuestionAnswering(PretrainedReformer):
     """Scores every position as the start and as the end of the answer."""
 
-    def _build_head(self, config: ReformerConfig) -> nn.Module:
+    @classmethod
+    def build_head(cls, config: ReformerConfig) -> nn.Module:
         return nn.Linear(2 * config.hidden_size, 2)
 
     def forward(

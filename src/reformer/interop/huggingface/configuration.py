@@ -35,7 +35,7 @@ _ACTIVATIONS: dict[Activation, tuple[str, ...]] = {
     "sigmoid": ("sigmoid",),
     "linear": ("linear",),
 }
-_PROBLEMS = {
+PROBLEMS = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
@@ -180,7 +180,7 @@ def _import_labels(theirs: Mapping[str, Any]) -> Labels:
     problem = theirs["problem_type"]
     if problem is None:  # theirs decides by the first labels that it sees
         problem = "regression" if count == 1 else "single_label_classification"
-    ours = {name: key for key, name in _PROBLEMS.items()}
+    ours = {name: key for key, name in PROBLEMS.items()}
     if problem not in ours:
         raise ConversionError(f"problem_type is {problem!r}: it must be one of {', '.join(ours)}")
     return Labels(
@@ -303,7 +303,7 @@ def _export_labels(labels: Labels, known: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {"classifier_dropout": labels.dropout}
     derived = "regression" if labels.num_labels == 1 else "single_label"
     if known["problem_type"] is not None or labels.problem != derived:
-        values["problem_type"] = _PROBLEMS[labels.problem]
+        values["problem_type"] = PROBLEMS[labels.problem]
     names = labels.names or tuple(f"LABEL_{index}" for index in range(labels.num_labels))
     if labels.names is not None or labels.num_labels != 2:
         values["id2label"] = {str(index): name for index, name in enumerate(names)}

@@ -61,7 +61,7 @@ def pairs(config: ReformerConfig, architecture: str) -> Iterator[Pair]:
         yield Pair("lm_head.bias", "head.bias")
     elif architecture == CLASSIFICATION:
         yield from _affine("classifier.dense", "head.dense")
-        yield from _affine("classifier.out_proj", "head.output")
+        yield from _affine("classifier.out_proj", "head.scores")
     elif architecture == QUESTION_ANSWERING:
         yield from _affine("qa_outputs", "head")
 
