@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from reformer.config import Full, ReformerConfig
-from reformer.generation.extend import extend, extend_all, new_cache, unpadded
 from reformer.models.language import ReformerForCausalLM
 from reformer.nn.cache import DecodeCache
 
@@ -30,7 +29,11 @@ class CacheOfRows:
     @classmethod
     def of(cls, model: ReformerForCausalLM, num_rows: int) -> Self:
         """An empty cache that takes nothing back."""
-        return cls(new_cache(model, num_rows, undo_length=0))
+        weight = model.reformer.norm.weight
+        cache = DecodeCache(
+            model.config, num_rows, undo_length=0, dtype=weight.dtype, device=weight.device
+        )
+        return cls(cache)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns read, padding included."""
@@ -49,21 +52,29 @@ def continue_rows(
     cache: CacheOfRows,
     logits_to_keep: int,
 ) -> Tensor:
-    """Read new columns [B, T] into the cache; logits [B, T, V], or of the last one [B, 1, V].
+    """Read new columns [B, T] into the cache; logits of the last ``logits_to_keep`` (0: of all).
 
     attention_mask: of all columns so far, or of the new ones; padding is not read, and its
-    logits are 0.
+    logits are 0. Returns [B, T', V].
     """
     batch, count = input_ids.shape
-    mask = torch.ones_like(input_ids)
+    held = torch.ones_like(input_ids, dtype=torch.bool)
     if attention_mask is not None:
-        mask = attention_mask[:, -count:]
-    rows = unpadded(input_ids, mask)
+        held = attention_mask[:, -count:].bool()
+    kept = min(logits_to_keep or count, count)
+    logits = model.head.weight.new_zeros((batch, kept, model.config.vocab_size))
+    step = model.config.slice_length
+    for start in range(0, count, step):
+        columns = slice(start, start + step)
+        part = held[:, columns]
+        rows = zip(input_ids[:, columns], part, strict=True)
+        hidden = model.reformer.append([ids[mask].tolist() for ids, mask in rows], cache.cache)
+        # Packed row after row, as boolean indexing reads them.
+        row, column = part.nonzero(as_tuple=True)
+        column = column + start - (count - kept)
+        wanted = column >= 0
+        with torch.no_grad():
+            found = model.head(model.reformer.norm(hidden[wanted]))
+        logits[row[wanted], column[wanted]] = found.to(logits.dtype)
     cache.num_columns += count
-    if logits_to_keep == 1 and bool(mask[:, -1].all()):
-        return extend(model, rows, cache.cache)[:, None]
-    parts = extend_all(model, rows, cache.cache)
-    logits = parts[0].new_zeros((batch, count, model.config.vocab_size))
-    for row, (held, part) in enumerate(zip(mask.bool(), parts, strict=True)):
-        logits[row, held] = part
-    return logits[:, -logits_to_keep:]
+    return logits
