@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away, as in `reformer generate … | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # Unreadable input has become an InputError long before: this is a failing disk.
+        print(f"reformer: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         code = _exit_code(error)
         if code is None:

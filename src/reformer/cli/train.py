@@ -1,5 +1,6 @@
 """``reformer train``: say what will be trained, train it, show what came out."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -55,18 +56,22 @@ def run(arguments: TrainArguments) -> int:
         return _train(job, device, length_fixed)
     except (InputError, ConfigError):
         job.discard()
+        with contextlib.suppress(OSError):  # it holds other runs
+            RUNS.rmdir()
         raise
 
 
 def _train(job: Run, device: torch.device, length_fixed: bool) -> int:
     console = Console(highlight=False)
-    with TerminalReporter(console, job.description.settings) as reporter:
+
+    def draw() -> None:
+        title = f"Reformer, preset {job.description.preset}"
+        plot_losses(read_metrics(job.metrics), job.plot, title)
+
+    with TerminalReporter(console, job.description.settings, draw) as reporter:
         job, task = prepare_task(job, length_fixed=length_fixed, say=reporter.say)
         _introduce(console, job, task)
         outcome = train(job, task, reporter, device)
-        rows = read_metrics(job.metrics)
-        if rows and not plot_losses(rows, job.plot, f"Reformer, preset {job.description.preset}"):
-            reporter.say("There is no loss.png: it needs matplotlib (pip install matplotlib).")
     _conclude(console, job, outcome)
     return outcome.exit_code
 

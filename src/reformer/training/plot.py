@@ -8,13 +8,12 @@ from typing import Any
 from reformer.training import durable
 
 
-def plot_losses(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> bool:
-    """Draw bits per byte over steps into a PNG; False where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def plot_losses(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw bits per byte over steps into a PNG, from the rows of metrics.jsonl."""
+    # Imported here: half a second that only runs which validate should pay.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -37,7 +36,6 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> bo
     temporary = path.with_name(durable.TEMPORARY + path.name)
     figure.savefig(temporary, format="png")
     temporary.replace(path)
-    return True
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +15,13 @@ from reformer.settings import TrainingSettings
 class TerminalReporter:
     """Shows steps on a live line, validations and messages as lines that stay."""
 
-    def __init__(self, console: Console, settings: TrainingSettings) -> None:
+    def __init__(
+        self, console: Console, settings: TrainingSettings, on_validation: Callable[[], None]
+    ) -> None:
+        """on_validation: called after each step that was validated."""
         self._console = console
         self._settings = settings
+        self._on_validation = on_validation
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._smoothed: float | None = None
         self._first: tuple[int, float] | None = None
@@ -43,7 +48,8 @@ class TerminalReporter:
             line += f"   validation {row['validation_bits_per_byte']:.3f}"
             if "validation_accuracy" in row:
                 line += f" ({100 * row['validation_accuracy']:.1f} % right)"
-            self._console.print(Text(line))
+            self._console.print(Text(line), soft_wrap=True)
+            self._on_validation()
 
     def _line(self, row: dict[str, Any], tokens_seen: int) -> str:
         return (
