@@ -5,6 +5,7 @@ first line is what ``reformer presets`` prints. Any field can be changed afterwa
 command line or with ``dataclasses.replace``.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 from reformer.config import LSH, ConfigError, Local, ReformerConfig
@@ -57,6 +58,14 @@ def tiny() -> Preset:
         evaluate_tokens=1024,
         save_every=10,
     )
+    return config, settings
+
+
+def dialogue() -> Preset:
+    """Conversations: the novel's model with room for 4,096 bytes, trained on what is answered."""
+    config, settings = novel()
+    config = dataclasses.replace(config, max_length=4096)
+    settings = dataclasses.replace(settings, task="dialogue", batch_size=1)
     return config, settings
 
 
@@ -114,6 +123,7 @@ def enwik8() -> Preset:
 PRESETS: dict[str, Callable[[], Preset]] = {
     "novel": novel,
     "tiny": tiny,
+    "dialogue": dialogue,
     "copy": copy,
     "enwik8": enwik8,
 }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from reformer.config import ConfigError
 
-Task = Literal["text", "copy"]
+Task = Literal["text", "dialogue", "copy"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -18,7 +18,8 @@ class TrainingSettings:
     """Steps, batch, optimizer and rhythm of a training run. The sequence length is the model's."""
 
     task: Task = "text"
-    """What to learn: "text" (files), or "copy" (the paper's duplication task)."""
+    """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
+    of them), or "copy" (the paper's duplication task)."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 8
@@ -62,7 +63,7 @@ class TrainingSettings:
         _require_number("final_learning_rate", self.final_learning_rate, most=1.0)
         for name in ("adam_beta1", "adam_beta2"):
             _require_number(name, getattr(self, name), most=1.0 - 1e-9)
-        _require_choice("task", self.task, ("text", "copy"))
+        _require_choice("task", self.task, ("text", "dialogue", "copy"))
         _require_choice("precision", self.precision, ("float32", "bfloat16"))
 
     def to_dict(self) -> dict[str, Any]:

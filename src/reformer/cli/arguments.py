@@ -36,6 +36,8 @@ class TrainArguments(ModelArguments):
     """A tokenizer.json of the `tokenizers` library; without it, bytes."""
     validation: str | None = None
     """Validate on this file, instead of on the last 5 % of the text."""
+    init: Path | None = None
+    """Run or model folder whose model, weights and tokenizer to start from: fine-tuning."""
     device: DeviceName = "auto"
     """Where to compute; auto takes a GPU when there is one."""
 
@@ -148,6 +150,11 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
 
 def _defaults(words: Sequence[str]) -> dict[str, Any]:
     early = peek(words)
+    if early.init is not None and not early.resume:
+        from reformer.models.store import read_config
+
+        _, config = read_config(early.init, "ReformerForCausalLM")
+        return defaults(early.preset, (config, preset(early.preset)[1]))
     if not early.resume:
         return defaults(early.preset, preset(early.preset))
     from reformer.training.run import find_run

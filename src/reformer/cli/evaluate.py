@@ -17,7 +17,7 @@ from reformer.data.tokenizer import JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.models.language import ReformerForCausalLM
 from reformer.training.evaluation import TextScore, score_text
 from reformer.training.run import RUN_FILE, open_run, require_vocabulary
-from reformer.training.task import copy_task
+from reformer.training.task import copy_task, dialogue_validation
 
 
 def run(arguments: EvaluateArguments) -> int:
@@ -80,6 +80,9 @@ def _evaluate_run(model: ReformerForCausalLM, path: Path, length: int) -> dict[s
         return {name.removeprefix("validation_"): value for name, value in measured.items()}
     if not has_store(job.data, "validation"):
         raise InputError(f"{path} has no validation text: name the files to evaluate")
+    if job.description.settings.task == "dialogue":
+        measured = dialogue_validation(job).measure(model, whole=True)
+        return {name.removeprefix("validation_"): value for name, value in measured.items()}
     score = score_text(model, open_store(job.data, "validation"), length=length)
     return {**_numbers(score), "context_length": length}
 

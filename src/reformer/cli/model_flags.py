@@ -96,13 +96,14 @@ class _QuietParser(argparse.ArgumentParser):
 
 
 def peek(words: Sequence[str]) -> argparse.Namespace:
-    """--preset, --out and --resume among the words: they decide the other flags' defaults.
+    """--preset, --out, --init and --resume among the words: they decide the other flags' defaults.
 
     Words that cannot be understood are left for the full parser to complain about.
     """
     parser = _QuietParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default="novel")
     parser.add_argument("--out")
+    parser.add_argument("--init")
     parser.add_argument("--resume", action="store_true")
     try:
         return parser.parse_known_args(list(words))[0]

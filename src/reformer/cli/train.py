@@ -15,7 +15,7 @@ from reformer.cli.model_flags import layer_kinds
 from reformer.cli.terminal import printable
 from reformer.config import ConfigError
 from reformer.data.files import InputError, find_files, shipped_novel
-from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer
+from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.generation.decode import generate
 from reformer.generation.sampling import Sampling
 from reformer.generation.text import encode_prompt, stream_text
@@ -81,8 +81,16 @@ def _create(arguments: TrainArguments) -> Run:
     config = arguments.config()
     settings = arguments.training
     tokenizer: Tokenizer = ByteTokenizer()
-    inputs = arguments.inputs or (str(shipped_novel()),)
-    if settings.task == "text":
+    inputs = arguments.inputs
+    if settings.task == "text" and not inputs:
+        inputs = (str(shipped_novel()),)
+    if settings.task == "dialogue" and not inputs:
+        raise InputError(
+            'the dialogue task learns conversations: name a file with one {"messages": […]} a line'
+        )
+    if settings.task != "copy":
+        if arguments.init is not None:
+            tokenizer = tokenizer_in(arguments.init)
         if arguments.tokenizer is not None:
             tokenizer = JsonTokenizer(arguments.tokenizer)
             if config.vocab_size == ByteTokenizer.vocab_size:
@@ -91,8 +99,6 @@ def _create(arguments: TrainArguments) -> Run:
         find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
     elif arguments.inputs or arguments.tokenizer or arguments.validation:
         raise InputError(f"the {settings.task} task makes its own data: name no files with it")
-    else:
-        inputs = ()
     require_memory(plan(config, settings), machine_memory())
     description = RunDescription(
         preset=arguments.preset,
@@ -100,6 +106,7 @@ def _create(arguments: TrainArguments) -> Run:
         settings=settings,
         inputs=tuple(os.path.abspath(item) for item in inputs),
         validation=arguments.validation and os.path.abspath(arguments.validation),
+        init=None if arguments.init is None else os.path.abspath(arguments.init),
     )
     path = arguments.out or next_run_path(RUNS, arguments.preset)
     return create_run(path, description, tokenizer)
@@ -112,8 +119,8 @@ def _continue(arguments: TrainArguments) -> Run:
     given = tuple(os.path.abspath(item) for item in arguments.inputs)
     if given and given != old.inputs:
         raise InputError(f"{existing.path} was started on other files: leave them out to resume it")
-    if arguments.tokenizer is not None or arguments.validation is not None:
-        raise InputError("--tokenizer and --validation are fixed when a run starts")
+    if arguments.tokenizer or arguments.validation or arguments.init:
+        raise InputError("--tokenizer, --validation and --init are fixed when a run starts")
     if arguments.preset != old.preset:
         raise ConfigError(f"{existing.path} was started with --preset {old.preset}")
     before = old.config.to_dict() | old.settings.to_dict()

@@ -21,8 +21,8 @@ Pause = Callable[[], None]
 """Called between forward passes; whatever it raises ends the evaluation."""
 
 
-def _no_pause() -> None:
-    return None
+def no_pause() -> None:
+    """Go on at once."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def score_text(
     store: TokenStore,
     *,
     length: int | None = None,
-    pause: Pause = _no_pause,
+    pause: Pause = no_pause,
 ) -> TextScore:
     """The cost of a whole text, in windows of ``length`` tokens (default: max_length).
 
@@ -70,7 +70,7 @@ def score_text(
         return TextScore(nats * num_tokens, num_tokens, store.num_bytes)
     for input_ids, labels in _passes(store, length):
         pause()
-        nats += _cost(model, input_ids, labels)
+        nats += total_cost(model, input_ids, labels)
     return TextScore(nats, num_tokens, store.num_bytes)
 
 
@@ -103,7 +103,7 @@ def _stack(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
 
 
-def _cost(model: ReformerForCausalLM, input_ids: Tensor, labels: Tensor) -> float:
+def total_cost(model: ReformerForCausalLM, input_ids: Tensor, labels: Tensor) -> float:
     """Total nats of the labelled tokens."""
     device = next(model.parameters()).device
     with _evaluating(model):
@@ -126,7 +126,7 @@ class Validation(Protocol):
     """What a training run is judged by."""
 
     def measure(
-        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = _no_pause
+        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = no_pause
     ) -> dict[str, float]:
         """Metrics by name, ``validation_bits_per_byte`` among them; a fixed part, or all."""
         ...
@@ -141,7 +141,7 @@ class TextValidation:
         self.part = TokenStore(store.tokens[:part_tokens], round(store.num_bytes * share))
 
     def measure(
-        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = _no_pause
+        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = no_pause
     ) -> dict[str, float]:
         score = score_text(model, self.store if whole else self.part, pause=pause)
         return {"validation_bits_per_byte": score.bits_per_byte}
@@ -155,14 +155,14 @@ class CopyValidation:
         self.num_sequences = num_sequences
 
     def measure(
-        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = _no_pause
+        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = no_pause
     ) -> dict[str, float]:
         count = self.num_sequences if whole else max(1, self.num_sequences // 4)
         nats = correct = total = 0.0
         for number in range(count):
             pause()
             input_ids, labels = self.source.batch(number, 1)
-            nats += _cost(model, input_ids, labels)
+            nats += total_cost(model, input_ids, labels)
             hits, counted = _count_correct(model, input_ids, labels)
             correct, total = correct + hits, total + counted
         return {

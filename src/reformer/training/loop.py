@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reformer.data.sources import Source, bits_per_byte
 from reformer.models.language import ReformerForCausalLM
+from reformer.models.store import read_weights
 from reformer.nn.streams import StreamRangeError
 from reformer.settings import TrainingSettings
 from reformer.training.checkpoint import load_latest, save_checkpoint
@@ -104,12 +105,14 @@ def train(run: Run, task: Task, reporter: Reporter, device: torch.device) -> Out
 
 
 def start_or_resume(run: Run, reporter: Reporter, device: torch.device) -> TrainingState:
-    """A new model, or the run's newest checkpoint that is whole."""
+    """The model that the run starts from, or its newest checkpoint that is whole."""
     config, settings = run.description.config, run.description.settings
     model = ReformerForCausalLM(config).to(device).train()
     state = TrainingState(model, build_optimizer(model, settings))
     checkpoint = load_latest(run.checkpoints, reporter.say)
     if checkpoint is None:
+        if run.description.init is not None:
+            model.load_state_dict(read_weights(run.description.init, model.state_dict()))
         return state
     model.load_state_dict(checkpoint.tensors("model.safetensors"))
     moments = checkpoint.tensors("optimizer.safetensors")

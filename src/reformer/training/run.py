@@ -3,6 +3,7 @@
 RUN/run.json                what is trained: preset, inputs, config, settings
 RUN/config.json, model.safetensors     the best weights so far
 RUN/tokenizer.json          if the run has one
+RUN/chat.json               how conversations are written, if the run learns them
 RUN/data/                   token stores
 RUN/checkpoints/            the last states, to go on from
 RUN/metrics.jsonl, tensorboard/, loss.png
@@ -16,6 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from reformer.config import ConfigError, ReformerConfig
+from reformer.data.chat_template import (
+    TEMPLATE_FILE,
+    ChatTemplate,
+    read_template,
+    template_text,
+)
 from reformer.data.files import InputError
 from reformer.data.tokenizer import TOKENIZER_FILE, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.models.language import ReformerForCausalLM
@@ -39,6 +46,8 @@ class RunDescription:
     settings: TrainingSettings
     inputs: tuple[str, ...] = ()
     validation: str | None = None
+    init: str | None = None
+    """Folder of the model whose weights the run starts from; None: new weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,6 +56,7 @@ class RunDescription:
             "preset": self.preset,
             "inputs": list(self.inputs),
             "validation": self.validation,
+            "init": self.init,
             "config": self.config.to_dict(),
             "settings": self.settings.to_dict(),
         }
@@ -62,6 +72,7 @@ class RunDescription:
             settings=TrainingSettings.from_dict(values["settings"]),
             inputs=tuple(str(item) for item in values["inputs"]),
             validation=None if values["validation"] is None else str(values["validation"]),
+            init=None if values.get("init") is None else str(values["init"]),
         )
 
 
@@ -101,6 +112,10 @@ class Run:
         """The run's own tokenizer, or bytes."""
         return tokenizer_in(self.path)
 
+    def chat_template(self) -> ChatTemplate:
+        """How conversations are written: the run's chat.json, or the default."""
+        return read_template(self.path) or ChatTemplate()
+
     def describe(self, description: RunDescription) -> "Run":
         """The same folder with another description, which is written down."""
         _write_description(self.path, description)
@@ -135,6 +150,8 @@ def create_run(path: Path, description: RunDescription, tokenizer: Tokenizer) ->
         temporary.mkdir(parents=True)
         if isinstance(tokenizer, JsonTokenizer):
             durable.write_text(temporary / TOKENIZER_FILE, tokenizer.text)
+        if description.settings.task == "dialogue":
+            durable.write_text(temporary / TEMPLATE_FILE, template_text(ChatTemplate()))
         _write_description(temporary, description)
         durable.publish_folder(temporary, path)
     except OSError as error:

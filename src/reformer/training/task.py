@@ -4,10 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from reformer.config import ReformerConfig
+from reformer.data.chat_template import chat_encoder
 from reformer.data.corpus import prepare_corpus
+from reformer.data.dialogues import DialogueSource, prepare_dialogues
 from reformer.data.files import InputError
 from reformer.data.sources import CopySource, Source, TextSource
+from reformer.data.store import open_store
 from reformer.ops.randomness import derive_seed
+from reformer.training.dialogue_validation import DialogueValidation
 from reformer.training.evaluation import CopyValidation, TextValidation, Validation
 from reformer.training.run import Run, require_vocabulary
 
@@ -38,6 +42,8 @@ def prepare_task(run: Run, *, length_fixed: bool, say: Callable[[str], None]) ->
     tokenizer = run.tokenizer()
     config = description.config
     require_vocabulary(tokenizer, config.vocab_size)
+    if description.settings.task == "dialogue":
+        return run, _dialogue_task(run)
     corpus = prepare_corpus(
         run.data, description.inputs, description.validation, tokenizer, config.vocab_size
     )
@@ -50,6 +56,28 @@ def prepare_task(run: Run, *, length_fixed: bool, say: Callable[[str], None]) ->
     source = TextSource(corpus.train, config.max_length, config.seed)
     validation = TextValidation(corpus.validation, settings.evaluate_tokens)
     return run, Task(source, validation, num_tokens, corpus.train.num_bytes)
+
+
+def _dialogue_task(run: Run) -> Task:
+    description = run.description
+    config = description.config
+    encoder = chat_encoder(run.chat_template(), run.tokenizer())
+    corpus = prepare_dialogues(
+        run.data, description.inputs, description.validation, encoder, config.vocab_size
+    )
+    return Task(
+        DialogueSource(corpus.train, config.max_length, config.seed, encoder),
+        DialogueValidation(corpus.validation, description.settings.evaluate_tokens, encoder),
+        len(corpus.train),
+        corpus.train.num_bytes,
+    )
+
+
+def dialogue_validation(run: Run) -> DialogueValidation:
+    """The validation of a run that has prepared its conversations before."""
+    encoder = chat_encoder(run.chat_template(), run.tokenizer())
+    part_tokens = run.description.settings.evaluate_tokens
+    return DialogueValidation(open_store(run.data, "validation"), part_tokens, encoder)
 
 
 def copy_task(config: ReformerConfig) -> Task:
