@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -47,33 +47,34 @@ _CHANGEABLE = {"steps", "evaluate_every", "evaluate_tokens", "save_every", "keep
 
 def run(arguments: TrainArguments) -> int:
     """Train, report; the exit code."""
-    device = find_device(arguments.device)
-    if arguments.resume:
-        return _train(_continue(arguments), device, length_fixed=True)
-    job = _create(arguments)
-    length_fixed = job.description.config.max_length != preset(arguments.preset)[0].max_length
-    try:
-        return _train(job, device, length_fixed)
-    except (InputError, ConfigError):
-        job.discard()
-        with contextlib.suppress(OSError):  # it holds other runs
-            RUNS.rmdir()
-        raise
-
-
-def _train(job: Run, device: torch.device, length_fixed: bool) -> int:
     console = Console(highlight=False)
+    device = find_device(arguments.device)
+    job, task = _prepare(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
+    _introduce(console, job, task)
 
     def draw() -> None:
         title = f"Reformer, preset {job.description.preset}"
         plot_losses(read_metrics(job.metrics), job.plot, title)
 
     with TerminalReporter(console, job.description.settings, draw) as reporter:
-        job, task = prepare_task(job, length_fixed=length_fixed, say=reporter.say)
-        _introduce(console, job, task)
         outcome = train(job, task, reporter, device)
     _conclude(console, job, outcome)
     return outcome.exit_code
+
+
+def _prepare(arguments: TrainArguments, say: Callable[[str], None]) -> tuple[Run, Task]:
+    """The run and what it learns; a new run whose input turns out bad leaves nothing behind."""
+    if arguments.resume:
+        return prepare_task(_continue(arguments), length_fixed=False, say=say)
+    job = _create(arguments)
+    length_fixed = job.description.config.max_length != preset(arguments.preset)[0].max_length
+    try:
+        return prepare_task(job, length_fixed=length_fixed, say=say)
+    except (InputError, ConfigError):
+        job.discard()
+        with contextlib.suppress(OSError):  # it holds other runs
+            RUNS.rmdir()
+        raise
 
 
 def _create(arguments: TrainArguments) -> Run:
