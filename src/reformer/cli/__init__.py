@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": "train a model on files, or on Moby-Dick when none are named",
     "evaluate": "bits per byte and perplexity of whole files",
     "generate": "write text that continues a prompt",
+    "chat": "talk with a model in the terminal",
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",
     "tokenizer train": "make a tokenizer.json from files",
@@ -26,6 +27,7 @@ _USER_ERRORS = {
     "reformer.models.store.ModelError",
     "reformer.generation.sampling.SamplingError",
     "reformer.generation.decode.PromptError",
+    "reformer.generation.chat.ChatError",
 }
 """Errors in what the user asked for: exit code 2. Named, so that nothing is imported for them."""
 

@@ -107,6 +107,20 @@ class GenerateArguments(SamplingArguments):
 
 
 @dataclass(frozen=True)
+class ChatArguments(SamplingArguments):
+    """Talk with a model. Lines that begin with / are commands; /help lists them."""
+
+    run: RunFolder
+    """Run or model folder."""
+    system: str = ""
+    """Tells the model how to behave."""
+    max_new_tokens: int = 500
+    """Longest answer, in tokens."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
 class PlanArguments(ModelArguments):
     """Estimate the memory of a training run, term by term."""
 
@@ -135,6 +149,7 @@ _ARGUMENTS: dict[str, Any] = {
     "train": TrainArguments,
     "evaluate": EvaluateArguments,
     "generate": GenerateArguments,
+    "chat": ChatArguments,
     "plan": PlanArguments,
     "presets": PresetsArguments,
     "tokenizer train": TokenizerArguments,

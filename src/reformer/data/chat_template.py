@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from reformer.data.files import InputError
 from reformer.data.tokenizer import Tokenizer
@@ -85,7 +85,7 @@ class ChatEncoder:
 
 def chat_encoder(template: ChatTemplate, tokenizer: Tokenizer) -> ChatEncoder:
     """InputError when the tokenizer does not turn every marker into one token of its own."""
-    markers = {}
+    markers: dict[str, int] = {}
     for name, marker in dataclasses.asdict(template).items():
         ids = [int(i) for part in tokenizer.encode([marker.encode("utf-8")]) for i in part]
         if len(ids) != 1 or ids[0] in markers.values():
@@ -122,11 +122,11 @@ def read_messages(values: Any) -> list[Message]:
     for number, value in enumerate(values, start=1):
         role = value.get("role") if isinstance(value, dict) else None
         content = value.get("content") if isinstance(value, dict) else None
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise InputError(
                 f"message {number} has the role {role!r}: it must be one of {', '.join(ROLES)}"
             )
         if not isinstance(content, str):
             raise InputError(f"message {number} has no content that is a string")
-        messages.append(Message(role, content))
+        messages.append(Message(cast("Role", role), content))
     return messages
