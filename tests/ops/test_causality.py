@@ -175,7 +175,7 @@ def test_a_bad_sequence_or_document_never_touches_another(kind: str, rule: str) 
         grads = torch.autograd.grad(out, used, upstream)
         results.append([t.detach()[0, :, 40:] for t in (out, *grads)])
     for wanted, found in zip(*results, strict=True):
-        assert torch.equal(wanted, found)
+        assert (wanted - found).abs().max() <= 2e-6, "a NaN would fail this too"
 
 
 @pytest.mark.parametrize("rule", ["window", "chunk"])
