@@ -7,12 +7,16 @@ from torch import nn
 
 from reformer.ops.randomness import generator
 
+# Measured on a novel: after 600,000 bytes 2.95 bits per byte, against 3.09 with equal shares.
+_POSITION_SHARE = 0.1
+
 
 def initialize(model: nn.Module, seed: int, embedding_scale: float, num_layers: int) -> None:
     """Fill every parameter: Glorot-uniform matrices, unit norms, zero biases.
 
     Embeddings and the head are normal with deviation ``embedding_scale``: a new model predicts
-    nearly uniformly. The two matrices of a layer that write into the streams (named
+    nearly uniformly. Position tables are fainter, or they would drown the tokens in the first
+    norm. The two matrices of a layer that write into the streams (named
     ``output``) are smaller by sqrt(2 * num_layers), so the streams keep their size at any
     depth.
     """
@@ -40,6 +44,8 @@ def initialize_module(
     elif isinstance(module, nn.LayerNorm):
         module.weight.fill_(1.0)
         module.bias.zero_()
-    elif isinstance(module, (nn.Embedding, nn.ParameterList)):
-        for parameter in module.parameters():
-            parameter.normal_(0.0, embedding_scale, generator=rng)
+    elif isinstance(module, nn.Embedding):
+        module.weight.normal_(0.0, embedding_scale, generator=rng)
+    elif isinstance(module, nn.ParameterList):
+        for table in module.parameters():
+            table.normal_(0.0, embedding_scale * _POSITION_SHARE, generator=rng)
