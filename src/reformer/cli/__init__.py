@@ -18,6 +18,8 @@ _COMMANDS = {
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",
     "tokenizer train": "make a tokenizer.json from files",
+    "bench": "time attention beside its peers",
+    "doctor": "show what is in use here, and why",
 }
 
 _USER_ERRORS = {

@@ -145,6 +145,35 @@ class TokenizerArguments:
     """Where to write it; an existing file is never overwritten."""
 
 
+@dataclass(frozen=True)
+class DoctorArguments:
+    """Show versions, the machine, and which kernels are in use and why."""
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Time attention beside exact attention and the other Reformers, in one process, by turns.
+
+    Peers that are not installed are left out; the extra `bench` brings them.
+    """
+
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
+    """Sequence lengths in tokens."""
+    rounds: tuple[int, ...] = (4, 8)
+    """Rounds of hashing."""
+    repeats: int = 5
+    """Turns of each; the median counts."""
+    most_seconds: float = 10.0
+    """Who needs longer for one turn sits out the longer sequences."""
+    full: bool = False
+    """Also measure the arithmetic rate, a million tokens, and peak memory."""
+    out: Path = Path("bench")
+    """Folder for attention.json, attention.md and attention.png."""
+
+
 _ARGUMENTS: dict[str, Any] = {
     "train": TrainArguments,
     "evaluate": EvaluateArguments,
@@ -153,6 +182,8 @@ _ARGUMENTS: dict[str, Any] = {
     "plan": PlanArguments,
     "presets": PresetsArguments,
     "tokenizer train": TokenizerArguments,
+    "bench": BenchArguments,
+    "doctor": DoctorArguments,
 }
 
 
