@@ -192,8 +192,8 @@ class ReformerConfig:
     """"exact" (fixed point, rebuilt bit for bit), "float", or "stored" (nothing is rebuilt)."""
     norm_epsilon: float = 1e-6
     """Added to the variance in layer normalisation."""
-    init_scale: float = 0.02
-    """Standard deviation of embeddings when a new model is made."""
+    init_scale: float = 0.3
+    """Standard deviation of a new model's token embeddings, and of its first logits."""
     slice_length: int = 16384
     """Positions that the feed-forward layers and the loss handle at a time; a memory choice."""
     seed: int = 0
