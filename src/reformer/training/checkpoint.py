@@ -66,6 +66,7 @@ def save_checkpoint(
     temporary = root / (durable.TEMPORARY + name)
     try:
         root.mkdir(parents=True, exist_ok=True)
+        durable.restore_folders(root)
         durable.clear_temporary(root)
         temporary.mkdir()
         for file_name, contents in tensors.items():
@@ -96,6 +97,7 @@ def load_latest(root: Path, say: Callable[[str], None]) -> Checkpoint | None:
     ``say`` receives a sentence for each one that is damaged. CheckpointError when there are
     checkpoints and none is whole.
     """
+    durable.restore_folders(root)
     folders = _folders(root)
     for folder in folders:
         try:

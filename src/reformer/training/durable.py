@@ -7,6 +7,7 @@ from pathlib import Path
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished or discarded files and folders; anything so named may be deleted."""
+_ASIDE = ".aside-"
 
 
 def flush(path: Path) -> None:
@@ -41,17 +42,28 @@ def write_files(folder: Path, files: Mapping[str, Path]) -> None:
 def publish_folder(temporary: Path, final: Path) -> None:
     """Give a folder whose files are written its final name, and flush everything on the way.
 
-    A folder that already has the name is moved aside first and deleted last.
+    A folder that already has the name is moved aside first and deleted last; after a crash
+    in between, ``restore_folders`` brings it back.
     """
     for path in sorted(temporary.iterdir()):
         flush(path)
     flush(temporary)
-    discarded = final.with_name(TEMPORARY + "old-" + final.name)
+    aside = final.with_name(_ASIDE + final.name)
     if final.exists():
-        os.rename(final, discarded)
+        os.rename(final, aside)
     os.rename(temporary, final)
     flush(final.parent)
-    shutil.rmtree(discarded, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folders(parent: Path) -> None:
+    """Give folders that ``publish_folder`` moved aside, and could not replace, their names back."""
+    for aside in parent.glob(_ASIDE + "*"):
+        final = aside.with_name(aside.name.removeprefix(_ASIDE))
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(aside, final)
 
 
 def discard_folder(folder: Path) -> None:
