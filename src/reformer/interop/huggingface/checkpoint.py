@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reformer.config import ReformerConfig, Streams
+from reformer.config import HeadBias, ReformerConfig, Streams
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json, read_tensors
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.configuration import (
@@ -48,6 +48,7 @@ def load(
     weights_file: WeightsFile = "model.safetensors",
     revision: str | None = None,
     streams: Streams = "float",
+    head_bias: HeadBias = "held",
     num_hashes: int | None = None,
 ) -> PretrainedReformer:
     """A Hugging Face Reformer as a model of this library, in evaluation mode.
@@ -55,7 +56,8 @@ def load(
     source: a folder, a hub id such as "google/reformer-enwik8", or a model object of theirs
     (whose weights are copied). weights_file: "pytorch_model.bin" for checkpoints without
     safetensors. revision: of a hub id. streams: "float" computes as theirs does; "exact" trains
-    with gradients that do not drift. num_hashes: rounds for every LSH layer, instead of the
+    with gradients that do not drift. head_bias: transformers 5 stores lm_head.bias and does not
+    add it, which "held" repeats; google's checkpoints were trained with it, "added". num_hashes: rounds for every LSH layer, instead of the
     config's own. Raises ``ConversionError``.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -69,7 +71,7 @@ def load(
         )
     architecture = _architecture(values)
     config = import_config(values, architecture)
-    config = dataclasses.replace(config, streams=streams)
+    config = dataclasses.replace(config, streams=streams, head_bias=head_bias)
     if num_hashes is not None:
         config = config.with_num_hashes(num_hashes)
     return _build(config, architecture, tensors)
@@ -112,7 +114,6 @@ def _architecture(values: Mapping[str, Any]) -> str:
         raise ConversionError(
             f"architectures is {found!r}: name the one that the weights are of, such as [{CAUSAL!r}]"
         )
-    # What ``speed_up`` makes of a model's class is the same architecture.
     return str(found[0])
 
 
