@@ -20,6 +20,8 @@ Activation = Literal[
     "elu", "silu", "mish", "tanh", "sigmoid", "linear",
 ]  # fmt: skip
 HeadBias = Literal["added", "held"]
+StreamsEnd = Literal["concatenated", "averaged"]
+AttentionBias = Literal["none", "output"]
 Problem = Literal["single_label", "multi_label", "regression"]
 
 
@@ -204,6 +206,11 @@ class ReformerConfig:
     head_bias: HeadBias = "added"
     """Language models: "held" stores a bias of the head without adding it, as Hugging Face's
     Reformer does with lm_head.bias."""
+    streams_end: StreamsEnd = "concatenated"
+    """What heads read of the two streams: both side by side (Trax, Hugging Face), or their mean
+    (reformer-pytorch)."""
+    attention_bias: AttentionBias = "none"
+    """"output": attention layers add a bias to what they write, as in reformer-pytorch."""
     labels: Labels | None = None
     """What a classification head predicts; other heads need none."""
     origin: Mapping[str, Any] | None = field(default=None, compare=False)
@@ -220,6 +227,8 @@ class ReformerConfig:
         _require_choice("streams", self.streams, ("exact", "float", "stored"))
         _require_choice("activation", self.activation, get_args(Activation))
         _require_choice("head_bias", self.head_bias, get_args(HeadBias))
+        _require_choice("streams_end", self.streams_end, get_args(StreamsEnd))
+        _require_choice("attention_bias", self.attention_bias, get_args(AttentionBias))
         valid = self.labels is None or isinstance(self.labels, Labels)
         _require(valid, "labels", self.labels, "use Labels(...), or None for other heads")
         if self.hash_seed is not None:
@@ -278,6 +287,11 @@ class ReformerConfig:
             sizes,
             f"it needs {len(shape)} widths that sum to hidden_size ({self.hidden_size})",
         )
+
+    @property
+    def features_size(self) -> int:
+        """Width of what heads read."""
+        return self.hidden_size * (2 if self.streams_end == "concatenated" else 1)
 
     @property
     def position_shape(self) -> tuple[int, ...]:

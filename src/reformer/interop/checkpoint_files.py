@@ -85,14 +85,15 @@ def is_plain_name(name: str) -> bool:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".bin":
-        return _read_torch_file(path)
+        return read_torch_file(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise ConversionError(f"{path} is damaged or missing: {error}") from error
 
 
-def _read_torch_file(path: Path) -> dict[str, Tensor]:
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file that torch.save wrote, and nothing else."""
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for files that are not what they claim

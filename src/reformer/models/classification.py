@@ -33,7 +33,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.seed = config.seed
         self.rate = config.dropout if labels.dropout is None else labels.dropout
-        self.dense = nn.Linear(2 * config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.features_size, config.hidden_size)
         self.scores = nn.Linear(config.hidden_size, labels.num_labels)
 
     def forward(self, x: Tensor, draw: int | None) -> Tensor:

@@ -20,7 +20,7 @@ class LanguageModelOutput:
 def language_head(config: ReformerConfig) -> nn.Linear:
     """The head that ``config.head_bias`` asks for."""
     kind = nn.Linear if config.head_bias == "added" else HeldBiasLinear
-    return kind(2 * config.hidden_size, config.vocab_size)
+    return kind(config.features_size, config.vocab_size)
 
 
 class HeldBiasLinear(nn.Linear):

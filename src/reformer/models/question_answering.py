@@ -25,7 +25,7 @@ class ReformerForQuestionAnswering(PretrainedReformer):
 
     @classmethod
     def build_head(cls, config: ReformerConfig) -> nn.Module:
-        return nn.Linear(2 * config.hidden_size, 2)
+        return nn.Linear(config.features_size, 2)
 
     def forward(
         self,

@@ -16,6 +16,14 @@ from reformer.nn.record import layer_records
 from reformer.nn.reversible import ReversibleBlock, reversible_stack
 
 
+class MeanNorm(nn.LayerNorm):
+    """Layer norm of the mean of both streams: [.., 2 D] to [.., D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return super().forward((first + second) / 2)
+
+
 class Reformer(nn.Module):
     """Token ids to the two final streams, side by side [B, L, 2 D].
 
@@ -27,7 +35,8 @@ class Reformer(nn.Module):
         self.config = config
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(ReversibleBlock(config, layer) for layer in config.layers)
-        self.norm = nn.LayerNorm(2 * config.hidden_size, eps=config.norm_epsilon)
+        kind = nn.LayerNorm if config.streams_end == "concatenated" else MeanNorm
+        self.norm = kind(config.features_size, eps=config.norm_epsilon)
 
     def forward(
         self,

@@ -39,7 +39,8 @@ class _Heads(nn.Module):
         self.causal = config.causal
         inner = config.num_heads * config.head_size
         self.value = nn.Linear(config.hidden_size, inner, bias=False)
-        self.output = nn.Linear(inner, config.hidden_size, bias=False)
+        bias = config.attention_bias == "output"
+        self.output = nn.Linear(inner, config.hidden_size, bias=bias)
 
     def split(self, x: Tensor) -> Tensor:
         """[B, L, H * K] to [B, H, L, K]."""

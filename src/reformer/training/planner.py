@@ -55,7 +55,7 @@ def count_parameters(config: ReformerConfig) -> int:
     """Weights of the language model with this config; nothing is allocated."""
     with torch.device("meta"):
         trunk = Reformer(config)
-    head = (2 * config.hidden_size + 1) * config.vocab_size
+    head = (config.features_size + 1) * config.vocab_size
     return sum(parameter.numel() for parameter in trunk.parameters()) + head
 
 

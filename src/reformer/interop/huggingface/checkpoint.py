@@ -61,7 +61,7 @@ def load(
     config's own. Raises ``ConversionError``.
     """
     if isinstance(source, (str, os.PathLike)):
-        folder = _folder(source, weights_file, revision)
+        folder = find_folder(source, weights_file, revision)
         values, tensors = read_json(folder / CONFIG_FILE), read_tensors(folder, weights_file)
     else:
         values, tensors = _take_apart(source)
@@ -85,9 +85,10 @@ def _build(
     return MODELS[architecture](config, read=read).eval()
 
 
-def _folder(
+def find_folder(
     source: str | os.PathLike[str], weights_file: WeightsFile, revision: str | None
 ) -> Path:
+    """The folder of a checkpoint, fetched first if ``source`` is a hub id."""
     path = Path(source)
     if path.is_dir():
         if not (path / CONFIG_FILE).is_file():

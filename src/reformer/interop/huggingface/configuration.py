@@ -220,6 +220,9 @@ def export_config(config: ReformerConfig, architecture: str) -> dict[str, Any]:
     values |= _export_layers(config, known)
     if config.labels is not None:
         values |= _export_labels(config.labels, known)
+    for name, only in (("streams_end", "concatenated"), ("attention_bias", "none")):
+        if getattr(config, name) != only:
+            raise ConversionError(f"{name} is {getattr(config, name)!r}: Hugging Face has {only!r}")
     if config.dropout > 0 and config.dropout_shared:
         raise ConversionError("dropout_shared is True: Hugging Face drops each position apart")
     return values
