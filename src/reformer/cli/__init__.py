@@ -18,6 +18,7 @@ _COMMANDS = {
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",
     "tokenizer train": "make a tokenizer.json from files",
+    "convert": "models of other libraries to ours, and back",
     "bench": "time attention beside its peers",
     "doctor": "show what is in use here, and why",
 }
@@ -27,6 +28,7 @@ _USER_ERRORS = {
     "reformer.data.files.InputError",
     "reformer.training.run.RunError",
     "reformer.models.store.ModelError",
+    "reformer.interop.errors.ConversionError",
     "reformer.generation.sampling.SamplingError",
     "reformer.generation.decode.PromptError",
     "reformer.generation.chat.ChatError",

@@ -146,6 +146,27 @@ class TokenizerArguments:
 
 
 @dataclass(frozen=True)
+class ConvertArguments:
+    """Make a model of this library from another's, or a Hugging Face Reformer from ours.
+
+    What SOURCE is decides: a Hugging Face Reformer (folder or hub id), a model or run of ours,
+    a Trax model (.pkl, .pkl.gz), or a reformer-pytorch state dict (.pt, .safetensors).
+    """
+
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]
+    """Folder, file or hub id."""
+    target: Positional[Annotated[Path, arg(metavar="TARGET")]]
+    """New folder for the result."""
+    config: Path | None = None
+    """For files of weights alone: JSON with what they do not say. Trax: a config.json of ours;
+    reformer-pytorch: the arguments of its ReformerLM."""
+    weights_file: Literal["model.safetensors", "pytorch_model.bin"] = "model.safetensors"
+    """pytorch_model.bin: read that file, as plain weights, where there are no safetensors."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+
+@dataclass(frozen=True)
 class DoctorArguments:
     """Show versions, the machine, and which kernels are in use and why."""
 
@@ -183,6 +204,7 @@ _ARGUMENTS: dict[str, Any] = {
     "presets": PresetsArguments,
     "tokenizer train": TokenizerArguments,
     "bench": BenchArguments,
+    "convert": ConvertArguments,
     "doctor": DoctorArguments,
 }
 
