@@ -1,8 +1,9 @@
 """Which implementation of an op runs: one table, one decision, a reason for every refusal.
 
-Each op file registers its plain-torch implementation as backend "torch"; kernels register
-theirs when they load. "auto" takes the fastest that supports the inputs. A backend asked
-for by name never falls back: it runs, or raises with the reason.
+Each op file registers its plain-torch implementation as backend "torch"; the native kernels
+stand here as "cpu", and load their library when first asked. "auto" takes the fastest that
+supports the inputs. A backend asked for by name never falls back: it runs, or raises with
+the reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reformer.kernels import cpu
+
 BACKENDS = ("auto", "cpu", "torch", "reference")
+OPS = ("hash_vectors", "sort_tokens", "attention", "attention_backward")
 
 Implementation = Callable[..., Any]
 Refusal = Callable[[Tensor], str | None]
@@ -40,6 +44,15 @@ def register(op: str, backend: str, refusal: Refusal | None = None) -> Callable[
         return function
 
     return add
+
+
+for _op in OPS:
+    register(_op, "cpu", refusal=cpu.refusal)(getattr(cpu, _op))
+
+
+def native_kernels() -> cpu.Description:
+    """Which native kernels this process has, and why."""
+    return cpu.description()
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _SMALLEST_SEGMENT = 256
@@ -48,6 +50,7 @@ class SegmentedStore:
         self.first = 0
         """The oldest token that is still held."""
         self.segments: list[Segment] = []
+        self._addresses: dict[str, NDArray[np.int64]] | None = None
 
     def reserve(self, count: int) -> None:
         """Make room for ``count`` more tokens, whose contents are undefined until written."""
@@ -72,6 +75,18 @@ class SegmentedStore:
                 count = merged.end - start
                 tensor[:count] = merged.tensors[name][:count]
         self.segments.append(Segment(start, start + size, tensors))
+        self._addresses = None
+
+    def addresses(self) -> dict[str, NDArray[np.int64]]:
+        """For kernels: each field's data address in every segment, and each "start" token."""
+        if self._addresses is None:
+            lists = {
+                name: [segment.tensors[name].data_ptr() for segment in self.segments]
+                for name in self.fields
+            }
+            lists["start"] = [segment.start for segment in self.segments]
+            self._addresses = {name: np.array(x, dtype=np.int64) for name, x in lists.items()}
+        return self._addresses
 
     def advance(self, count: int) -> None:
         """Count ``count`` reserved tokens, which the caller has written, as held."""
@@ -128,6 +143,7 @@ class SegmentedStore:
             for segment in self.segments
             if segment.start < self.length
         ]
+        self._addresses = None
         copy = type(self)(self.fields, self.device)
         copy.length, copy.first, copy.segments = self.length, self.first, list(self.segments)
         return copy
@@ -138,6 +154,7 @@ class SegmentedStore:
             return
         self.length = length
         self.segments = [segment for segment in self.segments if segment.start < length]
+        self._addresses = None
         if self.segments and self.segments[-1].shared:
             self.segments[-1] = replace(self.segments[-1], end=length)
 
@@ -145,6 +162,7 @@ class SegmentedStore:
         """Let go of segments that hold only tokens earlier than number ``before``."""
         while self.segments and self.segments[0].end <= before:
             self.first = self.segments.pop(0).end
+            self._addresses = None
 
     @property
     def num_bytes(self) -> int:

@@ -1,0 +1,1 @@
+"""Fast implementations behind ``ops/dispatch.py``; nothing else imports them."""

@@ -1,0 +1,380 @@
+// Backward of the attention op. With p_ij = exp(s_ij - lse_i), the share of a pair in the whole
+// softmax, and offset_i = do_i . o_i - dlse_i:
+//
+//     ds_ij = scale * p_ij (do_i . v_j - offset_i)
+//     dq_i = sum_j ds_ij k_j      dk_j = sum_i ds_ij q_i      dv_j = sum_i p_ij do_i
+//
+// Each round is recomputed tile by tile; gradients are summed per token over all rounds. What is
+// not finite is treated as in the forward: a second pass without it, and its effect put in.
+
+#include "each_head.h"
+#include "exact.h"
+#include "exp.h"
+#include "visibility.h"
+
+namespace reformer {
+namespace {
+
+struct SharedScratch {
+  HeadTables tables;
+  float *offset, *lse;  // [L]
+  uint8_t* seen;        // [L]: the query saw someone
+  float *query, *key, *value;  // [L, padded K] sums, where the gradient tensors cannot hold them
+  int64_t* not_finite;
+
+  static SharedScratch carve(Arena& arena, const Attention& a) {
+    const int64_t all = a.length * padded_width(a.width), apart = sums_in_place(a) ? 0 : all;
+    SharedScratch s{};
+    s.tables = HeadTables::carve(arena, a);
+    s.offset = arena.take<float>(a.length);
+    s.lse = arena.take<float>(a.length);
+    s.seen = arena.take<uint8_t>(a.length);
+    s.query = arena.take<float>(apart);
+    s.key = arena.take<float>(a.shares_key() ? all : apart);
+    s.value = arena.take<float>(apart);
+    s.not_finite = arena.take<int64_t>(1);
+    return s;
+  }
+};
+
+struct OwnScratch {
+  float *rows, *up_rows;        // [kSpan][padded K]: queries, upstream gradients
+  float *queries, *up;          // the same transposed, tile by tile; queries scaled
+  float *keys, *values;         // [kKeys][padded K]
+  float *weights, *slopes;      // [kKeys][kSpan]
+  float *lse, *offset;          // [kSpan]
+  float* trash;                 // [padded K], for lanes and rows without a token
+  int32_t* seen;                // [kSpan]
+  float *grad_query[kSpan], *grad_key[kKeys], *grad_value[kKeys];
+  int32_t token[kSpan];
+  RuleScratch rule;
+
+  static OwnScratch carve(Arena& arena, const Attention& a) {
+    const int64_t padded = padded_width(a.width);
+    OwnScratch s{};
+    for (float** rows : {&s.rows, &s.up_rows, &s.queries, &s.up})
+      *rows = arena.take<float>(kSpan * padded);
+    for (float** rows : {&s.keys, &s.values}) *rows = arena.take<float>(kKeys * padded);
+    for (float** pairs : {&s.weights, &s.slopes}) *pairs = arena.take<float>(kKeys * kSpan);
+    s.lse = arena.take<float>(kSpan);
+    s.offset = arena.take<float>(kSpan);
+    s.trash = arena.take<float>(padded);
+    s.seen = arena.take<int32_t>(kSpan);
+    s.rule = RuleScratch::carve(arena, a);
+    return s;
+  }
+};
+
+GradientSums sums_of(const Head& head, const SharedScratch& s) {
+  const Attention& a = head.a;
+  const int64_t padded = padded_width(a.width);
+  return {sum_rows(s.query, padded, a.grad_query, head.batch, head.head),
+          sum_rows(s.key, padded, a.grad_key, head.batch, head.head),
+          sum_rows(s.value, padded, a.grad_value, head.batch, head.head)};
+}
+
+template <class Rule, class Dropout>
+class SpanBackward {
+ public:
+  SpanBackward(const Head& head, const SharedScratch& shared, OwnScratch& own, int64_t round)
+      : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
+        sums_(sums_of(head, shared)), rule_(head, own.rule.of(Type<Rule>{}), round),
+        dropout_(head, own.rule.dropout) {}
+
+  void operator()(const Span& span) {
+    for (int t = 0; t < span.tiles; ++t) gather_queries(span, t);
+    for_each_key_range(head_, span, [&](int64_t round, int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; block += kKeys)
+        key_block(span, round, block, std::min(end, block + kKeys));
+    });
+    for (int t = 0; t < span.tiles; ++t)
+      for (int64_t i = 0; i < span.tile[t].end - span.tile[t].begin; ++i) {
+        const int slot = t * kTile + int(i);
+        if (own_.seen[slot]) shared_.seen[own_.token[slot]] = 1;
+      }
+  }
+
+ private:
+  void gather_queries(const Span& span, int t) {
+    const QueryTile& tile = span.tile[t];
+    const int32_t* order = head_.order(span.round);
+    const int count = int(tile.end - tile.begin);
+    for (int lane = 0; lane < kTile; ++lane) {
+      const int slot = t * kTile + lane;
+      float *row = own_.rows + slot * padded_, *up = own_.up_rows + slot * padded_;
+      own_.seen[slot] = 0;
+      if (lane >= count) {
+        rule_.set_no_query(slot);
+        own_.grad_query[slot] = own_.trash;
+        own_.lse[slot] = own_.offset[slot] = 0.0f;
+        std::memset(row, 0, size_t(padded_) * 4);
+        std::memset(up, 0, size_t(padded_) * 4);
+        continue;
+      }
+      const int64_t token = order ? order[tile.begin + lane] : tile.begin + lane;
+      own_.token[slot] = int32_t(token);
+      own_.grad_query[slot] = sums_.query(token);
+      own_.lse[slot] = shared_.lse[token];
+      own_.offset[slot] = shared_.offset[token];
+      prefetch_row(reinterpret_cast<char*>(own_.grad_query[slot]), padded_ * 4);
+      rule_.set_query(slot, token);
+      dropout_.set_query(slot, token);
+      head_.load_query(token, row);
+      head_.load_upstream(token, up);
+    }
+    const int64_t at = t * kTile * padded_;
+    transpose_tile(own_.rows + at, padded_, float(a_.scale), own_.queries + at);
+    transpose_tile(own_.up_rows + at, padded_, 1.0f, own_.up + at);
+  }
+
+  void gather_keys(int64_t round, int64_t begin, int64_t end) {
+    const int32_t* order = head_.order(round);
+    const int count = int(end - begin), rows = int(round_up(count, kGroup));
+    for (int j = 0; j < rows; ++j) {
+      float *key = own_.keys + j * padded_, *value = own_.values + j * padded_;
+      if (j >= count) {
+        rule_.set_no_key(j);
+        own_.grad_key[j] = own_.grad_value[j] = own_.trash;
+        std::memset(key, 0, size_t(padded_) * 4);
+        std::memset(value, 0, size_t(padded_) * 4);
+        continue;
+      }
+      const int64_t token = order ? order[begin + j] : begin + j;
+      rule_.set_key(j, token);
+      dropout_.set_key(j, token);
+      own_.grad_key[j] = sums_.key(token);
+      own_.grad_value[j] = sums_.value(token);
+      prefetch_row(reinterpret_cast<char*>(own_.grad_key[j]), padded_ * 4);
+      prefetch_row(reinterpret_cast<char*>(own_.grad_value[j]), padded_ * 4);
+      head_.load_key(token, key);
+      head_.load_value(token, value);
+    }
+  }
+
+  void key_block(const Span& span, int64_t round, int64_t begin, int64_t end) {
+    Groups groups[kSpanTiles];
+    bool gathered = false;
+    for (int t = 0; t < span.tiles; ++t) {
+      groups[t] = visible_groups(head_, span.tile[t], begin, end);
+      if (groups[t].empty()) continue;
+      if (!gathered) gather_keys(round, begin, end);
+      gathered = true;
+      tile_gradient(t, groups[t]);
+    }
+    if (!gathered) return;
+    const int rows = int(round_up(end - begin, kGroup));
+    for (int j = 0; j < rows; j += kGroup) group_gradient(span, groups, j);
+  }
+
+  // Weights and slopes of a tile's queries and some groups of keys, and the queries' gradient.
+  void tile_gradient(int t, Groups groups) {
+    const int slot = t * kTile;
+    score_rows(own_.keys, padded_, own_.queries + slot * padded_, groups.begin, groups.end,
+               own_.weights + slot, kSpan);
+    score_rows(own_.values, padded_, own_.up + slot * padded_, groups.begin, groups.end,
+               own_.slopes + slot, kSpan);
+    for (int lane = 0; lane < kTile; lane += kLanes) weigh(slot + lane, groups);
+    accumulate_tile(own_.slopes + groups.begin * kSpan + slot, {1, kSpan},
+                    own_.keys + groups.begin * padded_, padded_, groups.end - groups.begin,
+                    own_.grad_query + slot, Add{});
+  }
+
+  // Scores to weights and do . v to slopes, in place, for one vector of queries.
+  REFORMER_INLINE void weigh(int slot, Groups groups) {
+    const Floats lse = load(own_.lse + slot), offset = load(own_.offset + slot);
+    const Floats scale = splat(float(a_.scale));
+    Ints seen = load(own_.seen + slot);
+    for (int j = groups.begin; j < groups.end; ++j) {
+      float *weights = own_.weights + j * kSpan + slot, *slopes = own_.slopes + j * kSpan + slot;
+      const Ints visible = rule_(slot, j);
+      seen |= visible;
+      Floats weight = keep_where(visible, exp_of(load(weights) - lse)), up = load(slopes);
+      const Floats whole = weight;
+      if constexpr (std::is_same_v<Dropout, PairDropout>) {
+        const Floats keep = dropout_(slot, j);
+        up *= keep;
+        weight *= keep;
+      }
+      store(weights, weight);
+      store(slopes, whole * (up - offset) * scale);
+    }
+    store(own_.seen + slot, seen);
+  }
+
+  // The gradients of one group of keys and values, from all tiles that see it.
+  void group_gradient(const Span& span, const Groups* groups, int j) {
+    int first = 0, last = span.tiles;
+    const auto sees = [&](int t) { return groups[t].begin <= j && j < groups[t].end; };
+    while (first < last && !sees(first)) ++first;
+    while (last > first && !sees(last - 1)) --last;
+    if (first == last) return;
+    const int64_t slot = first * kTile, depth = (last - first) * kTile;
+    accumulate_rows<kGroup>(own_.slopes + j * kSpan + slot, {kSpan, 1}, own_.rows + slot * padded_,
+                            padded_, depth, own_.grad_key + j, 0, Add{});
+    accumulate_rows<kGroup>(own_.weights + j * kSpan + slot, {kSpan, 1},
+                            own_.up_rows + slot * padded_, padded_, depth, own_.grad_value + j, 0,
+                            Add{});
+  }
+
+  const Head& head_;
+  const Attention& a_;
+  const int64_t padded_;
+  const SharedScratch& shared_;
+  OwnScratch& own_;
+  const GradientSums sums_;
+  Rule rule_;
+  Dropout dropout_;
+};
+
+void backward_rounds(Worker& worker, const Head& head, const SharedScratch& shared,
+                     OwnScratch& own) {
+  const Blocks blocks(head);
+  with_rule_and_dropout(head.a, [&](auto rule, auto dropout) {
+    for (int64_t round = 0; round < head.a.rounds; ++round) {
+      SpanBackward<typename decltype(rule)::type, typename decltype(dropout)::type> differentiate(
+          head, shared, own, round);
+      const auto run = [&](int64_t b) {
+        for_each_span(head, round, blocks.begin(b), blocks.end(b), differentiate);
+      };
+      for (int64_t colour = 0; colour < 2; ++colour) {
+        for (int64_t b = colour + 2 * worker.rank; b < blocks.count(); b += 2 * worker.size)
+          if (!blocks.wraps(b)) run(b);
+        worker.barrier();
+      }
+      for (int64_t b = 0; worker.rank == 0 && b < blocks.count(); ++b)
+        if (blocks.wraps(b)) run(b);
+      worker.barrier();
+    }
+  });
+}
+
+// Per token: before the rounds, offsets and zeros; after them, what is left to add.
+class Tokens {
+ public:
+  Tokens(const Head& head, const SharedScratch& shared, float* scratch)
+      : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared),
+        sums_(sums_of(head, shared)), query_(scratch), key_(query_ + padded_),
+        value_(key_ + padded_), up_(value_ + padded_) {}
+
+  void prepare(const Worker& worker) {
+    for_each(worker, [&](int64_t token) {
+      head_.load_raw(head_.upstream(token), 1.0f, up_);
+      head_.load_raw(a_.out.at(head_.batch, head_.head, token), 1.0f, value_);
+      const float grad_lse = *reinterpret_cast<float*>(
+          a_.grad_lse.at(head_.batch, head_.head, token));
+      shared_.offset[token] = dot(up_, value_, padded_) - grad_lse;
+      shared_.lse[token] = head_.lse(token);
+      if (head_.has_bad && (shared_.tables.bad[token] & kBadQuery)) {
+        shared_.offset[token] = 0.0f;
+        shared_.lse[token] = INFINITY;  // every weight is then zero
+      }
+      shared_.seen[token] = 0;
+      for (const FloatRows* rows : {&sums_.query, &sums_.key, &sums_.value})
+        std::memset((*rows)(token), 0, size_t(padded_) * 4);
+    });
+  }
+
+  void finish(const Worker& worker) {
+    for_each(worker, [&](int64_t token) { finish(token); });
+  }
+
+ private:
+  template <class Visit>
+  void for_each(const Worker& worker, const Visit& visit) {
+    const int64_t end = a_.length * (worker.rank + 1) / worker.size;
+    for (int64_t token = a_.length * worker.rank / worker.size; token < end; ++token) visit(token);
+  }
+
+  void finish(int64_t token) {
+    float *query = sums_.query(token), *key = sums_.key(token), *value = sums_.value(token);
+    if (!shared_.seen[token]) add_alone(token, query, key, value);
+    if (a_.shares_key()) add_normalization(token, query, key);
+    Ints not_finite{};
+    for (const float* row : {query, key, value})
+      for (int64_t k = 0; k < padded_; k += kLanes) not_finite |= is_not_finite(load(row + k));
+    if (any(not_finite)) __atomic_store_n(shared_.not_finite, 1, __ATOMIC_RELAXED);
+    put(shared_.query, a_.grad_query, token, query);
+    put(shared_.value, a_.grad_value, token, value);
+    if (!a_.shares_key()) put(shared_.key, a_.grad_key, token, key);
+  }
+
+  // A query that saw nobody took its own value with weight one; its lse is its own score.
+  void add_alone(int64_t token, float* grad_query, float* grad_key, float* grad_value) {
+    head_.load_query(token, query_);
+    head_.load_key(token, key_);
+    head_.load_value(token, value_);
+    head_.load_upstream(token, up_);
+    const float slope =
+        (dot(up_, value_, padded_) - shared_.offset[token]) * float(a_.scale);
+    for (int64_t k = 0; k < padded_; ++k) {
+      grad_query[k] += slope * key_[k];
+      grad_key[k] += slope * query_[k];
+      grad_value[k] += up_[k];
+    }
+  }
+
+  // Gradient through k = q / sqrt(mean(q^2) + epsilon) / sqrt(K).
+  void add_normalization(int64_t token, float* grad_query, const float* grad_key) {
+    head_.load_raw(head_.query(token), 1.0f, query_);
+    const float factor = shared_.tables.inverse[token];
+    const float along = dot(grad_key, query_, padded_) * factor * factor;
+    for (int64_t k = 0; k < padded_; k += kLanes) {
+      const Floats change = load(grad_key + k) - load(query_ + k) * along;
+      store(grad_query + k, load(grad_query + k) + change * factor);
+    }
+  }
+
+  void put(const float* scratch, const Strided& tensor, int64_t token, const float* row) {
+    if (scratch) store_row(row, a_.is_bfloat16, a_.width, tensor.at(head_.batch, head_.head, token));
+  }
+
+  const Head& head_;
+  const Attention& a_;
+  const int64_t padded_;
+  const SharedScratch& shared_;
+  const GradientSums sums_;
+  float *query_, *key_, *value_, *up_;
+};
+
+void backward_pass(Worker& worker, const Head& head, const SharedScratch& shared,
+                   OwnScratch& own) {
+  Tokens tokens(head, shared, own.rows);
+  tokens.prepare(worker);
+  worker.barrier();
+  backward_rounds(worker, head, shared, own);
+  if (head.has_bad) {
+    if (worker.rank == 0) spoil_gradients(head, sums_of(head, shared), shared.seen);
+    worker.barrier();
+  }
+  tokens.finish(worker);
+  worker.barrier();
+}
+
+void backward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnScratch& own) {
+  if (worker.rank == 0) *shared.not_finite = 0;
+  head.prepare(worker, own.rows);
+  backward_pass(worker, head, shared, own);
+  if (*shared.not_finite) {
+    if (worker.rank == 0) {
+      find_bad(head, own.rows);
+      find_bad_upstream(head, shared.offset, own.rows);
+    }
+    worker.barrier();
+    head.has_bad = true;
+    backward_pass(worker, head, shared, own);
+  }
+  worker.barrier();
+}
+
+}  // namespace
+}  // namespace reformer
+
+extern "C" __attribute__((visibility("default"))) int64_t reformer_attention_backward(
+    const reformer::Attention* a) {
+  using namespace reformer;
+  return for_each_head<SharedScratch, OwnScratch>(
+      *a, [&](Worker& worker, int64_t row, const SharedScratch& shared, OwnScratch& own) {
+        Head head(*a, row, shared.tables);
+        backward_head(worker, head, shared, own);
+      });
+}
