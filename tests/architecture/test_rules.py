@@ -19,6 +19,10 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multino
 DRAWS |= {f"{name}_" for name in ("normal", "uniform", "bernoulli", "exponential", "random")}
 
 
+# The benchmark's rivals draw from the global generator, in a process that does nothing else.
+ALLOWED = {"cli/bench.py": ["torch.manual_seed"]}
+
+
 def _name(node: ast.expr) -> str:
     """The dotted name of an expression such as ``torch.nn.init``, or ""."""
     if isinstance(node, ast.Attribute):
@@ -62,7 +66,8 @@ def _violations(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_nothing_unpickles_or_touches_the_global_generator(path: Path) -> None:
-    assert list(_violations(path.read_text())) == []
+    allowed = ALLOWED.get(path.relative_to(PACKAGE).as_posix(), [])
+    assert list(_violations(path.read_text())) == allowed
 
 
 @pytest.mark.parametrize(

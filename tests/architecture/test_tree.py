@@ -32,12 +32,12 @@ def _mapped_files() -> list[str]:
     tree = re.search(r"```\nsrc/reformer/\n(.*?)```", text, re.DOTALL).group(1)
     folders, files = [], []
     for line in tree.splitlines():
-        indent, name = re.match(r"( +)(\S+)", line).groups()
+        indent, names = re.match(r"( +)(\S+(?: {2}\S+\.\S+)?)", line).groups()
         folders = folders[: len(indent) // 2 - 1]
-        if name.endswith("/"):
-            folders.append(name)
+        if names.endswith("/"):
+            folders.append(names)
         else:
-            files.append("".join(folders) + name)
+            files += ["".join(folders) + name for name in names.split()]
     return files
 
 
