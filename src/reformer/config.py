@@ -82,7 +82,9 @@ class LSH:
                 valid = isinstance(factor, int) and factor > 0 and (factor % 2 == 0 or factor == 1)
                 _require(valid, "num_buckets", factors, "every factor must be even, or 1")
         valid = isinstance(self.score_scale, (int, float)) and math.isfinite(self.score_scale)
-        _require(valid and self.score_scale > 0, "score_scale", self.score_scale, "it must be positive")
+        _require(
+            valid and self.score_scale > 0, "score_scale", self.score_scale, "it must be positive"
+        )
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,9 @@ class ReformerConfig:
         valid = isinstance(self.layers, tuple) and len(self.layers) > 0
         _require(valid, "layers", self.layers, "it must be a tuple with at least one layer")
         for layer in self.layers:
-            _require(isinstance(layer, Layer), "layers", layer, "use LSH(...), Local(...), Full(...)")
+            _require(
+                isinstance(layer, Layer), "layers", layer, "use LSH(...), Local(...), Full(...)"
+            )
             rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
             _require(
                 not rotary or self.head_size % 2 == 0,
@@ -355,5 +359,7 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}"
+        )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -22,7 +22,9 @@ def test_exporting_an_import_gives_the_same_tensors_and_fields(index, tmp_path):
     export(load(theirs), tmp_path)
     again = type(theirs).from_pretrained(tmp_path)
     expected = theirs.state_dict()
-    assert set(again.state_dict()) == set(expected) == set(load_file(tmp_path / "model.safetensors"))
+    assert (
+        set(again.state_dict()) == set(expected) == set(load_file(tmp_path / "model.safetensors"))
+    )
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
     before, after = theirs.config.to_dict(), again.config.to_dict()

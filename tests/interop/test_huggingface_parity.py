@@ -6,11 +6,9 @@ import transformers
 
 from reformer.interop.huggingface import load
 from reformer.interop.huggingface.weights import pairs
-from tests.interop.their_models import random_inputs, random_model, their_model
+from tests.interop.their_models import random_inputs, random_model
 
-CASES = [
-    pytest.param(index, marks=() if index < 15 else pytest.mark.slow) for index in range(60)
-]
+CASES = [pytest.param(index, marks=() if index < 15 else pytest.mark.slow) for index in range(60)]
 CAUSAL = transformers.ReformerModelWithLMHead
 CLASSIFIER = transformers.ReformerForSequenceClassification
 ANSWERS = transformers.ReformerForQuestionAnswering
@@ -82,7 +80,9 @@ def test_gradients_equal_theirs(index, streams):
         expected.loss.backward()
         found.loss.backward()
     else:
-        weight = torch.randn(1, 1, expected[0].shape[-1], generator=torch.Generator().manual_seed(1))
+        weight = torch.randn(
+            1, 1, expected[0].shape[-1], generator=torch.Generator().manual_seed(1)
+        )
         for out in (expected, found):
             (out.last_hidden_state * weight * mask[..., None]).sum().backward()
     own = dict(ours.named_parameters())

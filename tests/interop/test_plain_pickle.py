@@ -1,6 +1,7 @@
 """Pickles of plain data are read; whatever would run something is refused, and does not run."""
 
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -30,7 +31,10 @@ ARRAYS = [
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_plain_data_is_read(protocol):
     assert read_pickle(pickle.dumps(PLAIN, protocol)) == PLAIN
-    assert read_pickle(pickle.dumps(collections.OrderedDict(b=1, a=2), protocol)) == {"b": 1, "a": 2}
+    assert read_pickle(pickle.dumps(collections.OrderedDict(b=1, a=2), protocol)) == {
+        "b": 1,
+        "a": 2,
+    }
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -103,10 +107,8 @@ def test_mutated_pickles_are_read_or_refused(data):
     for _ in range(data.draw(strategies.integers(1, 4))):
         place = data.draw(strategies.integers(0, len(whole) - 1))
         whole[place] = data.draw(strategies.integers(0, 255))
-    try:
+    with contextlib.suppress(PickleError):
         read_pickle(bytes(whole))
-    except PickleError:
-        pass
 
 
 def test_a_malicious_pytorch_file_runs_nothing(tmp_path):

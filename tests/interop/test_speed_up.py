@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from reformer.interop.huggingface import ConversionError, load, speed_up
-from tests.interop.their_models import random_inputs, random_model, their_model
 from tests.interop.test_huggingface_parity import ANSWERS, _compare, _distance, _targets
+from tests.interop.their_models import random_inputs, random_model, their_model
 
 CASES = [pytest.param(i, marks=() if i < 10 else pytest.mark.slow) for i in range(50)]
 GREEDY = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": None}

@@ -81,7 +81,7 @@ def test_a_new_model_is_the_same_each_time():
     for key, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[key])
         assert torch.isfinite(tensor).all()
-    assert 0.4 < float(first.head.weight.detach().std()) < 0.6
+    assert 0.4 < float(first.get_input_embeddings().weight.detach().std()) < 0.6
 
 
 LAYERS = [(Local(8), LSH(2, 8)), (Full(), LSH(4, 4)), (Local(3),)]

@@ -47,7 +47,8 @@ def trax_weights(model, chunked):
         attention = [_into_heads(state, f"{block}.attention.{k}.weight") for k in (*kinds, "value")]
         out = _numbers(state, f"{block}.attention.output.weight").T.reshape(3, 4, 12)
         inner = [
-            _norm(state, f"{block}.feed_forward_norm"), _dense(state, f"{block}.feed_forward.inner"),
+            _norm(state, f"{block}.feed_forward_norm"),
+            _dense(state, f"{block}.feed_forward.inner"),
             EMPTY, EMPTY, _dense(state, f"{block}.feed_forward.output"), EMPTY,
         ]  # fmt: skip
         if chunked:
@@ -60,7 +61,9 @@ def trax_weights(model, chunked):
         ]
     tables = []
     for axis, shape in enumerate(((1, 4, 1, 4), (1, 1, 8, 8))):
-        tables.append((_numbers(state, f"reformer.embedding.positions.tables.{axis}").reshape(shape),))
+        tables.append(
+            (_numbers(state, f"reformer.embedding.positions.tables.{axis}").reshape(shape),)
+        )
     return [
         EMPTY, _numbers(state, "reformer.embedding.tokens.weight"), EMPTY, tuple(tables), EMPTY,
         layers, EMPTY, _norm(state, "reformer.norm"), EMPTY, _dense(state, "head"),

@@ -90,7 +90,9 @@ def random_model(index):
         hidden_act=draw.choice(["relu", "gelu", "gelu_new", "silu", "tanh"]),
         layer_norm_eps=draw.choice([1e-12, 1e-6]),
         is_decoder=causal,
-        num_labels=2 if cls is transformers.ReformerForQuestionAnswering else draw.choice([1, 2, 5]),
+        num_labels=2
+        if cls is transformers.ReformerForQuestionAnswering
+        else draw.choice([1, 2, 5]),
         chunk_size_feed_forward=draw.choice([0, 1]),
     )
     return model, rows * columns

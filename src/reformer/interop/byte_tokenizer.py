@@ -5,6 +5,7 @@ never text (0, padding, and 1), offset 2. Our byte models have offset 0.
 """
 
 import json
+from typing import Any
 
 _PADDING = "<|padding|>"
 
@@ -16,7 +17,7 @@ def byte_tokenizer(offset: int = 0) -> str:
     byte_level = {
         "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False,
     }  # fmt: skip
-    values = {
+    values: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

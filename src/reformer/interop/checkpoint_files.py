@@ -72,7 +72,9 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     paths = []
     for name in sorted({str(value) for value in named.values()}):
         if not is_plain_name(name) or not name.endswith(suffix):
-            raise ConversionError(f"{index} names the file {name!r}: it must lie in the same folder")
+            raise ConversionError(
+                f"{index} names the file {name!r}: it must lie in the same folder"
+            )
         paths.append(index.parent / name)
     return paths
 

@@ -1,9 +1,9 @@
 """One function behind ``reformer convert``: what is in SOURCE decides the direction.
 
-    a Hugging Face Reformer (folder or hub id)    becomes a model of this library
-    a model of this library (model or run folder) becomes a Hugging Face Reformer
-    a Trax model (.pkl or .pkl.gz)                becomes a model of this library
-    a reformer-pytorch state dict (.pt or .safetensors)   becomes one, too
+a Hugging Face Reformer (folder or hub id)    becomes a model of this library
+a model of this library (model or run folder) becomes a Hugging Face Reformer
+a Trax model (.pkl or .pkl.gz)                becomes a model of this library
+a reformer-pytorch state dict (.pt or .safetensors)   becomes one, too
 """
 
 import os
@@ -56,9 +56,7 @@ def convert(
     return _written(model, target, tokenizer, "a Hugging Face Reformer")
 
 
-def _from_file(
-    source: Path, target: Path, config: str | os.PathLike[str] | None
-) -> str:
+def _from_file(source: Path, target: Path, config: str | os.PathLike[str] | None) -> str:
     if config is None:
         raise ConversionError(
             f"{source} holds weights alone: name a JSON file of its settings with config (--config)"

@@ -112,15 +112,27 @@ class _Machine:
         del self.stack[-count:]
         return found
 
+    def drop(self, count: int) -> None:
+        self.take(count)
+
+    def drop_items(self) -> None:
+        self.items()
+
     def append(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
             raise PickleError("the pickle appends to what is no list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict) or len(items) % 2:
+        if not isinstance(self.stack[-1], dict):
             raise PickleError("the pickle sets items of what is no dictionary")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        self.stack[-1].update(self.dictionary(items))
+
+    def dictionary(self, items: list[Any]) -> dict[Any, Any]:
+        """From keys and values by turns."""
+        if len(items) % 2:
+            raise PickleError("the pickle has a key without a value")
+        return dict(zip(items[::2], items[1::2], strict=True))
 
     def name(self, module: Any, name: Any) -> None:
         if (module, name) not in _FUNCTIONS:
@@ -229,8 +241,8 @@ _LITERALS = {
 }  # fmt: skip
 _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": lambda m, _: m.marks.append(len(m.stack)),
-    "POP": lambda m, _: m.stack.pop() and None,
-    "POP_MARK": lambda m, _: m.items() and None,
+    "POP": lambda m, _: m.drop(1),
+    "POP_MARK": lambda m, _: m.drop_items(),
     "DUP": lambda m, _: m.stack.append(m.stack[-1]),
     "EMPTY_LIST": lambda m, _: m.stack.append([]),
     "EMPTY_DICT": lambda m, _: m.stack.append({}),
@@ -239,7 +251,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE1": lambda m, _: m.stack.append(m.take(1)),
     "TUPLE2": lambda m, _: m.stack.append(m.take(2)),
     "TUPLE3": lambda m, _: m.stack.append(m.take(3)),
-    "DICT": lambda m, _: (items := m.items(), m.stack.append({}), m.set_items(items)) and None,
+    "DICT": lambda m, _: m.stack.append(m.dictionary(m.items())),
     "APPEND": lambda m, _: m.append(list(m.take(1))),
     "APPENDS": lambda m, _: m.append(m.items()),
     "SETITEM": lambda m, _: m.set_items(list(m.take(2))),

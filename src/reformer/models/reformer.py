@@ -62,7 +62,8 @@ class Reformer(nn.Module):
         )
         records = layer_records(self.config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
-        out = reversible_stack(embedded, list(self.blocks), records, self.config.streams)
+        blocks = cast("list[ReversibleBlock]", list(self.blocks))
+        out = reversible_stack(embedded, blocks, records, self.config.streams)
         return out[:, :length]
 
     def append(self, input_ids: Sequence[Sequence[int]], cache: DecodeCache) -> Tensor:

@@ -2,8 +2,8 @@
 
 config.json holds the model's own configuration under "reformer". The keys beside it are for
 the Hugging Face ecosystem: ``transformers`` reads them and may add to them, this module needs
-only "architectures". Nothing is unpickled. Shapes are checked against the config before any weight is read, and
-files appear under their names only when they are complete.
+only "architectures". Nothing is unpickled. Shapes are checked against the config before any
+weight is read, and files appear under their names only when they are complete.
 """
 
 import json
@@ -106,7 +106,8 @@ def read_weights(
                 shape = list(file.get_slice(name).get_shape())
                 if shape != list(tensor.shape):
                     raise ModelError(
-                        f"{path}: {name} is {shape}, but {CONFIG_FILE} asks for {list(tensor.shape)}"
+                        f"{path}: {name} is {shape}, but {CONFIG_FILE} asks for "
+                        f"{list(tensor.shape)}"
                     )
             return {name: file.get_tensor(name) for name in expected}
     except (OSError, SafetensorError) as error:

@@ -39,9 +39,7 @@ def published_lsh_attention(
     if length <= visibility.length:
         buckets = buckets[:, :, :1] * 0
         visibility = visibility._replace(before=0, after=0)
-    order, code = sort_tokens(
-        buckets, visibility.length, segment_ids=segment_ids, backend=backend
-    )
+    order, code = sort_tokens(buckets, visibility.length, segment_ids=segment_ids, backend=backend)
     out, _ = attend(
         query_key, None, value, order, code, visibility,
         segment_ids=segment_ids, scale=scale, dropout=dropout, backend=backend,
@@ -84,7 +82,7 @@ def _lone_tokens(order: Tensor, visibility: Visibility, segment_ids: Tensor | No
     A window shows an earlier token iff its smallest position is below the query's own. All
     segments but padding count as one, which is all that the published models know.
     """
-    batch, heads, rounds, length = order.shape
+    batch, heads, _, length = order.shape
     items = _chunks(order.to(torch.int64), visibility.length)
     valid = items >= 0
     if segment_ids is not None:
@@ -106,15 +104,13 @@ def _lone_tokens(order: Tensor, visibility: Visibility, segment_ids: Tensor | No
     return seen[..., :length] == 0
 
 
-def _own_occurrences(
-    order: Tensor, visibility: Visibility, rows: Tensor, tokens: Tensor
-) -> Tensor:
+def _own_occurrences(order: Tensor, visibility: Visibility, rows: Tensor, tokens: Tensor) -> Tensor:
     """How often each of n tokens is among the keys of its own query, in each round: [n, R].
 
     order: [G, R, L]; rows: [n], into G; tokens: [n]. The window of a round's first chunk reaches
     into the round before, where the token may stand again.
     """
-    rounds, length = order.shape[1:]
+    rounds = order.shape[1]
     items = _chunks(order.to(torch.int64), visibility.length)
     per_round = items.shape[1] // rounds
     ranks = (order[rows] == tokens[:, None, None]).int().argmax(dim=-1)

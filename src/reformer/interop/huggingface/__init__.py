@@ -8,14 +8,17 @@
 Only this package knows ``transformers``, and only ``speed_up`` and ``register`` import it.
 """
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.checkpoint import export, load
 
 __all__ = ["ConversionError", "export", "load", "register", "speed_up"]
 
-_Model = TypeVar("_Model")
+if TYPE_CHECKING:
+    from torch import nn
+
+_Model = TypeVar("_Model", bound="nn.Module")
 
 
 def speed_up(model: _Model) -> _Model:

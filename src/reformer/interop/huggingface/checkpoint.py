@@ -57,8 +57,9 @@ def load(
     (whose weights are copied). weights_file: "pytorch_model.bin" for checkpoints without
     safetensors. revision: of a hub id. streams: "float" computes as theirs does; "exact" trains
     with gradients that do not drift. head_bias: transformers 5 stores lm_head.bias and does not
-    add it, which "held" repeats; google's checkpoints were trained with it, "added". num_hashes: rounds for every LSH layer, instead of the
-    config's own. Raises ``ConversionError``.
+    add it, which "held" repeats; google's checkpoints were trained with it, "added".
+    num_hashes: rounds for every LSH layer, instead of the config's own. Raises
+    ``ConversionError``.
     """
     if isinstance(source, (str, os.PathLike)):
         folder = find_folder(source, weights_file, revision)
@@ -113,7 +114,7 @@ def _architecture(values: Mapping[str, Any]) -> str:
     found = values.get("architectures")
     if not isinstance(found, list) or len(found) != 1:
         raise ConversionError(
-            f"architectures is {found!r}: name the one that the weights are of, such as [{CAUSAL!r}]"
+            f"architectures is {found!r}: name the one of the weights, such as [{CAUSAL!r}]"
         )
     return str(found[0])
 
@@ -143,11 +144,10 @@ def export(model: PretrainedReformer, folder: str | os.PathLike[str]) -> None:
 
 def _check_head_bias(model: PretrainedReformer) -> None:
     """Theirs stores a bias of the language head, and never adds it."""
-    if model.config.head_bias == "added" and isinstance(
-        model, (ReformerForCausalLM, ReformerForMaskedLM)
-    ):
-        if model.head.bias.detach().any():
-            raise ConversionError(
-                "head.bias is not zero, and transformers 5 does not add lm_head.bias: the exported "
-                "model would compute something else"
-            )
+    has_bias = isinstance(model, (ReformerForCausalLM, ReformerForMaskedLM))
+    added = has_bias and model.config.head_bias == "added"
+    if added and bool(model.state_dict()["head.bias"].any()):
+        raise ConversionError(
+            "head.bias is not zero, and transformers 5 does not add lm_head.bias: the exported "
+            "model would compute something else"
+        )

@@ -10,7 +10,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reformer.config import LSH, Activation, ConfigError, Labels, Layer, Local, ReformerConfig
+from reformer.config import (
+    LSH,
+    Activation,
+    ConfigError,
+    Labels,
+    Layer,
+    Local,
+    Problem,
+    ReformerConfig,
+)
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.fields import DEFAULTS, typed_fields
 
@@ -35,7 +44,7 @@ _ACTIVATIONS: dict[Activation, tuple[str, ...]] = {
     "sigmoid": ("sigmoid",),
     "linear": ("linear",),
 }
-PROBLEMS = {
+PROBLEMS: dict[Problem, str] = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
@@ -266,18 +275,18 @@ def _export_layers(config: ReformerConfig, known: Mapping[str, Any]) -> dict[str
     return values
 
 
-def _export_buckets(
-    config: ReformerConfig, layer: LSH, known: Mapping[str, Any]
-) -> dict[str, Any]:
+def _export_buckets(config: ReformerConfig, layer: LSH, known: Mapping[str, Any]) -> dict[str, Any]:
     factors = layer.num_buckets
     if factors is None:
-        raise ConversionError("num_buckets is None: give LSH layers a number, which theirs can keep")
+        raise ConversionError(
+            "num_buckets is None: give LSH layers a number, which theirs can keep"
+        )
     given = (factors,) if isinstance(factors, int) else factors
     if any(factor % 2 for factor in given):
         raise ConversionError(f"num_buckets is {factors}: Hugging Face's factors are even")
-    if config.origin and not known["num_buckets"]:
-        if given == automatic_num_buckets(known, config.max_length):
-            return {"num_buckets": None}
+    automatic = config.origin and not known["num_buckets"]
+    if automatic and given == automatic_num_buckets(known, config.max_length):
+        return {"num_buckets": None}
     return {"num_buckets": given[0] if len(given) == 1 else list(given)}
 
 
@@ -286,7 +295,9 @@ def _check_layer(
 ) -> None:
     where = f"layers[{index}]"
     if isinstance(layer, (LSH, Local)) and layer.rule != "chunk":
-        raise ConversionError(f"{where}.rule is {layer.rule!r}: Hugging Face has the chunk rule only")
+        raise ConversionError(
+            f"{where}.rule is {layer.rule!r}: Hugging Face has the chunk rule only"
+        )
     if isinstance(layer, LSH) and layer.score_scale != 1:
         raise ConversionError(f"{where}.score_scale is {layer.score_scale}: Hugging Face's is 1")
     if isinstance(layer, Local) and layer.rotary_base is not None:

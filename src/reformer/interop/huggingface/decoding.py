@@ -62,7 +62,10 @@ def continue_rows(
     if attention_mask is not None:
         held = attention_mask[:, -count:].bool()
     kept = min(logits_to_keep or count, count)
-    logits = model.head.weight.new_zeros((batch, kept, model.config.vocab_size))
+    dtype = model.reformer.norm.weight.dtype
+    logits = torch.zeros(
+        (batch, kept, model.config.vocab_size), dtype=dtype, device=input_ids.device
+    )
     step = model.config.slice_length
     for start in range(0, count, step):
         columns = slice(start, start + step)
@@ -74,7 +77,7 @@ def continue_rows(
         column = column + start - (count - kept)
         wanted = column >= 0
         with torch.no_grad():
-            found = model.head(model.reformer.norm(hidden[wanted]))
+            found: Tensor = model.head(model.reformer.norm(hidden[wanted]))
         logits[row[wanted], column[wanted]] = found.to(logits.dtype)
     cache.num_columns += count
     return logits

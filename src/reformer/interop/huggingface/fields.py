@@ -48,7 +48,7 @@ _WHOLE = {"hash_seed", "num_buckets"}
 
 def typed_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Every field above from a config.json, or its default; a wrong type raises its name."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name, default in DEFAULTS.items():
         value = values.get(name, default)
         if value is None:

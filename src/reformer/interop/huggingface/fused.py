@@ -32,7 +32,7 @@ def speed_up(model: _Model) -> _Model:
     Training and evaluation, any head. Raises ``ConversionError`` when nothing in the model is a
     Reformer layer.
     """
-    faster = {
+    faster: dict[Any, Any] = {
         theirs.LSHSelfAttention: FusedLSHSelfAttention,
         theirs.LocalSelfAttention: FusedLocalSelfAttention,
     }
@@ -53,7 +53,9 @@ def _draw_seed() -> int:
 
 def _segments(mask: Tensor | None) -> Tensor | None:
     """Their mask [B, L] as segment ids: padding is -1."""
-    return None if mask is None or bool(mask.bool().all()) else mask.to(torch.int64).clamp(max=1) - 1
+    return (
+        None if mask is None or bool(mask.bool().all()) else mask.to(torch.int64).clamp(max=1) - 1
+    )
 
 
 def _keeps_cache(layer: Any, cache: Any) -> bool:
@@ -111,12 +113,13 @@ class FusedLSHSelfAttention(theirs.LSHSelfAttention):
 
     def _factors(self, length: int) -> tuple[int, ...]:
         """The factors of the number of buckets; theirs is fixed by the first input."""
-        if self.num_buckets is None:
+        known: int | list[int] | None = self.config.num_buckets
+        if known is None:
             factors = automatic_num_buckets(typed_fields(self.config.to_dict()), length)
-            found = factors[0] if len(factors) == 1 else list(factors)
-            self.config.num_buckets = self.num_buckets = found
-        count = self.num_buckets
-        return (count,) if isinstance(count, int) else tuple(count)
+            known = factors[0] if len(factors) == 1 else list(factors)
+            self.config.num_buckets = known
+        self.num_buckets = known
+        return (known,) if isinstance(known, int) else tuple(known)
 
     def _as_cached(self, buckets: Tensor, mask: Tensor | None) -> Tensor:
         """Buckets as their cache holds them: numbered on from round to round, padding last."""

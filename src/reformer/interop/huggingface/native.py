@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import (
@@ -23,9 +22,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from reformer.config import Labels, ReformerConfig
-from reformer.interop.huggingface.decoding import CacheOfRows, continue_rows, is_decodable
+from reformer.config import Labels, Problem, ReformerConfig
 from reformer.interop.huggingface.configuration import PROBLEMS
+from reformer.interop.huggingface.decoding import CacheOfRows, continue_rows, is_decodable
 from reformer.models import classification, features, language, masked_language
 from reformer.models import question_answering as answering
 from reformer.models.initialize import initialize_module
@@ -116,7 +115,7 @@ class ReformerPreTrainedModel(transformers.PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.reformer.embedding.tokens
 
-    def _model(self) -> PretrainedReformer:
+    def _model(self) -> Any:
         """Ours, around the present modules (adapters may have replaced some)."""
         model = self.ours.around(self.core_config, self.reformer, self.head)
         model.training = self.training
@@ -192,16 +191,15 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
         """
         model = self._model()
         cached = bool(use_cache) and not self.training and is_decodable(self.core_config)
-        if past_key_values is not None or (cached and labels is None and input_ids is not None):
+        if input_ids is not None and (past_key_values is not None or (cached and labels is None)):
             if past_key_values is None:
                 past_key_values = CacheOfRows.of(model, len(input_ids))
-            logits = continue_rows(
-                model, input_ids, attention_mask, past_key_values, logits_to_keep
-            )
-            output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+            last = continue_rows(model, input_ids, attention_mask, past_key_values, logits_to_keep)
+            output = CausalLMOutputWithPast(logits=last, past_key_values=past_key_values)
             return _result(output, return_dict)
         arguments = self._arguments(input_ids, attention_mask, position_ids)
-        loss = logits = None
+        loss: Tensor | None = None
+        logits: Tensor | None = None
         if labels is not None:
             loss = model(**arguments, labels=labels).loss
         if labels is None or not self.training:
@@ -267,7 +265,7 @@ class ReformerForSequenceClassification(ReformerPreTrainedModel):
         core = config.core
         if core.labels is None or core.labels.num_labels != config.num_labels:
             problem = next((k for k, v in PROBLEMS.items() if v == config.problem_type), None)
-            alone = "regression" if config.num_labels == 1 else "single_label"
+            alone: Problem = "regression" if config.num_labels == 1 else "single_label"
             core = replace(core, labels=Labels(config.num_labels, problem or alone))
             config.reformer = core.to_dict()
         return core

@@ -45,7 +45,8 @@ def pairs(config: ReformerConfig, architecture: str) -> Iterator[Pair]:
         projections = ("query_key",) if isinstance(layer, LSH) else ("query", "key")
         for name in (*projections, "value"):
             yield Pair(
-                f"{theirs}.attention.self_attention.{name}.weight", f"{ours}.attention.{name}.weight"
+                f"{theirs}.attention.self_attention.{name}.weight",
+                f"{ours}.attention.{name}.weight",
             )
         yield Pair(f"{theirs}.attention.output.dense.weight", f"{ours}.attention.output.weight")
         for name, own in (
