@@ -15,6 +15,7 @@ _COMMANDS = {
     "evaluate": "bits per byte and perplexity of whole files",
     "generate": "write text that continues a prompt",
     "chat": "talk with a model in the terminal",
+    "serve": "a model behind HTTP, with OpenAI's routes and a page",
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",
     "tokenizer train": "make a tokenizer.json from files",
@@ -32,6 +33,7 @@ _USER_ERRORS = {
     "reformer.generation.sampling.SamplingError",
     "reformer.generation.decode.PromptError",
     "reformer.generation.chat.ChatError",
+    "reformer.serving.server.ServeError",
 }
 """Errors in what the user asked for: exit code 2. Named, so that nothing is imported for them."""
 

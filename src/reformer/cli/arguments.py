@@ -121,6 +121,42 @@ class ChatArguments(SamplingArguments):
 
 
 @dataclass(frozen=True)
+class ServeArguments:
+    """Serve a model over HTTP: OpenAI's completions and chats, and a page to try it.
+
+    The environment variable REFORMER_API_KEY, or --api-key-file, sets the key that clients must
+    send; without one, only this machine may connect.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    name: str | None = None
+    """The model's name for clients; by default the folder's."""
+    api_key_file: Path | None = None
+    """File that holds the API key."""
+    slots: int = 8
+    """Texts that are written together."""
+    queue_length: int = 32
+    """Requests that may wait; more are refused with 429."""
+    request_seconds: int = 300
+    """Time for a request, waiting included."""
+    grace_seconds: int = 30
+    """Time to finish what was accepted, after SIGTERM or Ctrl-C."""
+    max_body_megabytes: int = 8
+    """Longest request."""
+    prefix_megabytes: int = 512
+    """Memory for conversations that may go on, so that they need not be read again."""
+    batch_invariant: bool = False
+    """Give each text the same rounding whatever runs beside it; slower under load."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
 class PlanArguments(ModelArguments):
     """Estimate the memory of a training run, term by term."""
 
@@ -200,6 +236,7 @@ _ARGUMENTS: dict[str, Any] = {
     "evaluate": EvaluateArguments,
     "generate": GenerateArguments,
     "chat": ChatArguments,
+    "serve": ServeArguments,
     "plan": PlanArguments,
     "presets": PresetsArguments,
     "tokenizer train": TokenizerArguments,
