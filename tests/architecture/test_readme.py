@@ -50,7 +50,6 @@ def _commands() -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("words", _commands(), ids=" ".join)
 def test_a_command_in_the_documents_has_these_options(words: tuple[str, ...]) -> None:
     command, *options = words
-    main = "import sys; from reformer.cli import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-m", "reformer", *command.split(), "--help"],
         capture_output=True, text=True, check=False,
