@@ -233,7 +233,7 @@ def append_linked_torch(
         store, start = sequence.store, sequence.store.length
         write_linked(query_key[rows], value[rows], buckets[rows], sequence)
         width = buckets.shape[-1] * (window_length - 1)
-        for part in _slices(rows, width * query_key[0].numel()):
+        for part in _slices(rows, width * math.prod(query_key.shape[1:])):
             tokens = slice(start + part.start - rows.start, start + part.stop - rows.start)
             seen = walk_links(store, tokens.start, tokens.stop, window_length)
             out[part] = _attend(store, query_key[part], seen, tokens.start, scale)
@@ -256,7 +256,7 @@ def append_windowed_torch(
         start = store.length
         store.append({"key": key[rows], "value": value[rows]})
         width = min(window_length, store.length)
-        for part in _slices(rows, width * query[0].numel()):
+        for part in _slices(rows, width * math.prod(query.shape[1:])):
             first = start + part.start - rows.start
             tokens = torch.arange(first, first + part.stop - part.start, device=query.device)
             offsets = torch.arange(width, device=query.device)

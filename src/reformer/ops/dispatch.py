@@ -48,6 +48,8 @@ def register(op: str, backend: str, refusal: Refusal | None = None) -> Callable[
 
 for _op in OPS:
     register(_op, "cpu", refusal=cpu.refusal)(getattr(cpu, _op))
+register("append_linked", "cpu", refusal=cpu.append_refusal)(cpu.append_linked)
+register("append_windowed", "cpu", refusal=cpu.append_refusal)(cpu.append_windowed)
 
 
 def native_kernels() -> cpu.Description:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reformer.kernels.cpu.library import run
+from reformer.kernels.cpu.library import refusal, run
 
 _SEGMENT_FIELDS = ("start", "key", "value", "link", "bucket")
 
@@ -18,7 +18,7 @@ _SEGMENT_FIELDS = ("start", "key", "value", "link", "bucket")
 class _Decode(ctypes.Structure):
     """``struct Decode`` of decode.cpp."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in (
             "query", "key", "value", "buckets", "out", "first_row", "length", "first_segment",
             *(f"segment_{name}" for name in _SEGMENT_FIELDS), "last",
@@ -29,6 +29,13 @@ class _Decode(ctypes.Structure):
         ("scale", ctypes.c_double),
         ("threads", ctypes.c_int64),
     ]  # fmt: skip
+
+
+def append_refusal(tensor: Tensor) -> str | None:
+    """As ``library.refusal``; keys and values are kept in float32 only."""
+    if tensor.dtype == torch.bfloat16:
+        return "the dtype is torch.bfloat16; cached keys and values are float32"
+    return refusal(tensor)
 
 
 def append_linked(
