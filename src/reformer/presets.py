@@ -85,13 +85,16 @@ def copy() -> Preset:
         head_size=64,
         max_length=1024,
         layers=(LSH(num_hashes=4, window_length=64),),
+        # One embedding a position: with axial ones, a few columns get stuck at length 128.
+        axial_shape=(1024,),
+        init_scale=0.1,
     )
     settings = TrainingSettings(
         task="copy",
         steps=5000,
         batch_size=8,
-        learning_rate=1e-3,
-        warmup_steps=200,
+        learning_rate=2e-3,
+        warmup_steps=100,
         weight_decay=0.0,
         evaluate_every=200,
         save_every=200,
