@@ -1,0 +1,92 @@
+"""What is not finite reaches the queries that see it, and nothing else, bit for bit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from reformer.kernels import cpu
+from reformer.ops.attention import Dropout, Visibility
+from reformer.ops.dense import pair_counts
+from reformer.ops.order import sort_tokens
+from reformer.ops.tiled import attention_torch
+from tests.ops.definition import Case, random_case
+
+BAD = (torch.nan, torch.inf, -torch.inf)
+
+
+def arguments(case: Case) -> tuple[object, ...]:
+    order, code = sort_tokens(case.buckets, case.window, segment_ids=case.segments, backend="torch")
+    visibility = Visibility(
+        case.rule, case.window, case.causal, case.include_self, case.before, case.after
+    )
+    return order, code, case.segments, visibility, case.scale, Dropout()
+
+
+def spoil(tensor: Tensor, chosen: Tensor, seed: int) -> Tensor:
+    """One number of every chosen row [B, H, L] becomes NaN or infinite."""
+    generator = torch.Generator().manual_seed(seed)
+    spoilt = tensor.clone()
+    for b, h, i in chosen.nonzero().tolist():
+        k = int(torch.randint(0, tensor.shape[3], (1,), generator=generator))
+        spoilt[b, h, i, k] = BAD[int(torch.randint(0, 3, (1,), generator=generator))]
+    return spoilt
+
+
+@pytest.mark.parametrize("rule", ["window", "chunk"])
+def test_only_those_who_see_it_are_touched(build: str, rule: str) -> None:
+    for seed in range(40):
+        case = random_case(seed, rule=rule)
+        clean = [None if t is None else t.float() for t in (case.query, case.key, case.value)]
+        rest = arguments(case)
+        shape = case.query.shape[:3]
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.rand(shape, generator=generator) < 0.05
+        spoilt = [None if t is None else spoil(t, chosen, seed) for t in clean]
+        counts, _ = pair_counts(*rest[:2], rest[3], case.segments, shape, chosen.device)
+        sees_bad = ((counts > 0) & chosen[:, :, None]).any(dim=-1) | chosen
+
+        wanted = cpu.attention(*clean, *rest)
+        found = cpu.attention(*spoilt, *rest)
+        reference = attention_torch(*spoilt, *rest)
+        for result, before, other in zip(found, wanted, reference, strict=True):
+            assert torch.equal(result[~sees_bad], before[~sees_bad])
+            assert not (other.isfinite() & ~result.isfinite()).any(), "a NaN of its own"
+        assert not found[0][chosen & (counts.sum(-1) == 1)].isfinite().all(-1).any()
+
+        upstream = torch.randn(case.query.shape, generator=generator)
+        upstream_lse = torch.randn(shape, generator=generator)
+        touched = (counts > 0) & sees_bad[..., None]
+        reached = touched.any(dim=2) | sees_bad
+        grads = cpu.attention_backward(upstream, upstream_lse, *found, *spoilt, *rest)
+        before = cpu.attention_backward(upstream, upstream_lse, *wanted, *clean, *rest)
+        for result, clean_result in zip(grads, before, strict=True):
+            if result is not None and clean_result is not None:
+                assert torch.equal(result[~reached], clean_result[~reached])
+
+
+@pytest.mark.parametrize("rule", ["window", "chunk"])
+@pytest.mark.parametrize("size", [1e4, 1e-30, 0.0])
+def test_large_and_vanishing_numbers_stay_finite(build: str, rule: str, size: float) -> None:
+    for seed in range(20):
+        case = random_case(seed, rule=rule)
+        inputs = [
+            None if t is None else t.float() * size for t in (case.query, case.key, case.value)
+        ]
+        out, lse = cpu.attention(*inputs, *arguments(case))
+        grads = cpu.attention_backward(
+            torch.ones_like(out), torch.ones_like(lse), out, lse, *inputs, *arguments(case)
+        )
+        assert all(t is None or t.isfinite().all() for t in (out, lse, *grads))
+
+
+def test_a_masked_sequence_is_itself(build: str) -> None:
+    """Every token is padding: nobody sees anybody, so values pass through."""
+    generator = torch.Generator().manual_seed(0)
+    query, value = (torch.randn(1, 1, 50, 16, generator=generator) for _ in range(2))
+    segments = torch.full((1, 50), -1)
+    for rule in ("window", "chunk"):
+        order, code = cpu.sort_tokens(torch.zeros(1, 1, 2, 50, dtype=torch.uint8), segments, 8)
+        out, _ = cpu.attention(
+            query, None, value, order, code, segments, Visibility(rule, 8), 1.0, Dropout()
+        )
+        assert torch.equal(out, value)
