@@ -34,6 +34,8 @@ def _page(results: dict[str, Any]) -> str:
         parts.append(_scaling_table(results["scaling"]))
     if results["memory"]:
         parts.append(_memory_table(results["memory"]))
+    if results["training"]:
+        parts.append(_training_table(results["training"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,6 +90,20 @@ def _memory_table(rows: Sequence[Row]) -> str:
     for row in rows:
         lines.append(
             f"| {row['num_hashes']} | {row['peak_extra_bytes'] / 1e6:.0f} | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _training_table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| training step | implementation | seconds | tokens per second | peak extra memory, MB |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        peak = row["peak_extra_bytes"]
+        lines.append(
+            f"| {row['model']} | {row['implementation']} | {row['seconds']:.2f} "
+            f"| {row['tokens_per_second']:,.0f} | {'' if peak is None else round(peak / 1e6)} |"
         )
     return "\n".join(lines)
 

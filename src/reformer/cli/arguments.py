@@ -226,7 +226,7 @@ class BenchArguments:
     most_seconds: float = 10.0
     """Who needs longer for one turn sits out the longer sequences."""
     full: bool = False
-    """Also measure the arithmetic rate, a million tokens, and peak memory."""
+    """Also measure arithmetic rates, a million tokens, peak memory, and whole training steps."""
     out: Path = Path("bench")
     """Folder for attention.json, attention.md and attention.png."""
 

@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from reformer.bench.attention import arithmetic_rates, compare, memory, scaling
 from reformer.bench.measure import machine
 from reformer.bench.report import write_report
+from reformer.bench.training import training_steps
 from reformer.cli.arguments import BenchArguments
 from reformer.ops.dispatch import native_kernels
 
@@ -30,6 +31,7 @@ def run(arguments: BenchArguments) -> int:
         "rates": None,
         "scaling": [],
         "memory": [],
+        "training": [],
     }
     if arguments.full:
         results |= _details(arguments, console.print)
@@ -68,8 +70,9 @@ def _details(arguments: BenchArguments, say: Callable[[str], None]) -> dict[str,
     lengths = [8192 << step for step in range(8)]
     scaled = scaling(lengths, num_hashes=rounds, num_repeats=arguments.repeats, say=say)
     say("Peak extra memory at 65,536 tokens:")
-    return {
-        "rates": rates,
-        "scaling": scaled,
-        "memory": memory(length=65536, rounds=(1, 8, 16), say=say),
-    }
+    peaks = memory(length=65536, rounds=(1, 8, 16), say=say)
+    say("Whole training steps:")
+    steps = training_steps(
+        num_repeats=arguments.repeats, most_seconds=arguments.most_seconds, say=say
+    )
+    return {"rates": rates, "scaling": scaled, "memory": peaks, "training": steps}
