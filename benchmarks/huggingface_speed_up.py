@@ -3,8 +3,11 @@
     python benchmarks/huggingface_speed_up.py [--lengths 4096 16384] [--repeats 5]
 
 Six layers, local and LSH, width 256, 4 heads of 64, chunks of 64, 4 rounds: forward, and
-forward with backward. Prints medians in seconds, their ratio, and the largest difference
-between the outputs.
+forward with backward. Prints medians in seconds and their ratio.
+
+Outputs are compared at each position, relative to the largest logit. Hashing rounds: a vector
+between two buckets may fall into either, and what its neighbours see then changes. So "nudged"
+beside it is their own model against itself with embeddings changed by one part in ten million.
 """
 
 import argparse
@@ -50,6 +53,13 @@ def forward_backward(model, ids):
     model.zero_grad()
 
 
+def compared(found, expected) -> str:
+    """Differences by position."""
+    by_position = (found - expected).abs().amax(dim=-1) / expected.abs().max()
+    same = (by_position < 1e-5).double().mean()
+    return f"median {float(by_position.median()):.1e}, within 1e-5 at {float(same):.2%}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384])
@@ -60,8 +70,13 @@ def main() -> None:
         model = build(length)
         fast = speed_up(copy.deepcopy(model))
         ids = torch.randint(258, (1, length), generator=torch.Generator().manual_seed(0))
-        difference = (forward(model, ids) - forward(fast, ids)).abs()
-        print(f"length {length}: largest difference {float(difference.max()):.2e}")
+        nudged = copy.deepcopy(model)
+        with torch.no_grad():
+            nudged.reformer.embeddings.word_embeddings.weight.mul_(1 + 1e-7)
+        expected = forward(model, ids)
+        print(f"length {length}")
+        for name, other in (("fast", fast), ("nudged", nudged)):
+            print(f"  {name:16}  {compared(forward(other, ids), expected)}")
         for run in (forward, forward_backward):
             times = {"theirs": [], "fast": []}
             for _ in range(options.repeats):

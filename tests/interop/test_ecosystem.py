@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +170,14 @@ def test_the_byte_tokenizer_keeps_every_byte():
         assert ids == [2 + byte for byte in text.encode()]
         assert tokenizer.decode(ids) == text
     assert CONFIG.vocab_size == tokenizer.get_vocab_size()
+
+
+def test_the_example_trains_and_writes(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    (tmp_path / "text.txt").write_text(TEXT)
+    example = Path(__file__).parents[2] / "examples" / "huggingface_trainer.py"
+    arguments = [str(example), str(tmp_path / "text.txt"), str(tmp_path / "out"), "11"]
+    monkeypatch.setattr("sys.argv", arguments)
+    runpy.run_path(str(example), run_name="__main__")
+    assert "It was" in capsys.readouterr().out
+    assert ReformerForCausalLM.from_pretrained(tmp_path / "out").config.max_length == 256
