@@ -198,6 +198,9 @@ class ReformerConfig:
     """Added to the variance in layer normalisation."""
     init_scale: float = 0.3
     """Standard deviation of a new model's token embeddings, and of its first logits."""
+    position_scale: float = 0.1
+    """Deviation of a new model's position tables, as a share of ``init_scale``; 1 or more where
+    positions matter as much as tokens do."""
     slice_length: int = 16384
     """Positions that the feed-forward layers and the loss handle at a time; a memory choice."""
     seed: int = 0
@@ -235,7 +238,7 @@ class ReformerConfig:
         _require(valid, "labels", self.labels, "use Labels(...), or None for other heads")
         if self.hash_seed is not None:
             _require_count("hash_seed", self.hash_seed, least=0)
-        for name in ("norm_epsilon", "init_scale"):
+        for name in ("norm_epsilon", "init_scale", "position_scale"):
             value = getattr(self, name)
             valid = isinstance(value, (int, float)) and 0 < value < math.inf
             _require(valid, name, value, "it must be a positive number")

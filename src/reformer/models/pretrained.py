@@ -33,7 +33,7 @@ class PretrainedReformer(nn.Module):
             self.head = self.build_head(config)
         if read is None:
             self.to_empty(device="cpu")
-            initialize(self, config.seed, config.init_scale, len(config.layers))
+            initialize(self, config)
         else:
             self.load_state_dict(read(self.state_dict()), assign=True)
         self._num_draws = 0

@@ -121,7 +121,14 @@ def _fill(row: CachedSequence, index: int, tensors: Mapping[str, Tensor], vocab_
 def _relevant(config: ReformerConfig) -> dict[str, Any]:
     """The config as JSON gives it back, without what does not touch a cache's contents."""
     values: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
-    for name in ("dropout", "dropout_shared", "slice_length", "init_scale", "origin"):
+    for name in (
+        "dropout",
+        "dropout_shared",
+        "slice_length",
+        "init_scale",
+        "position_scale",
+        "origin",
+    ):
         values.pop(name, None)
     return values
 

@@ -110,7 +110,7 @@ class ReformerPreTrainedModel(transformers.PreTrainedModel):
         core = self.core_config
         name = next(name for name, other in self.named_modules() if other is module)
         rng = generator(core.seed, zlib.crc32(name.encode()))
-        initialize_module(name, module, rng, core.init_scale, len(core.layers))
+        initialize_module(name, module, rng, core)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.reformer.embedding.tokens
