@@ -64,10 +64,10 @@ def test_every_kind_of_layer_is_rebuilt_exactly(autocast: bool, causal: bool, pa
     found = []
     for streams in ("exact", "stored"):
         config = small_config(
-            streams=streams, layers=EVERY_KIND, causal=causal, dropout_shared=True
+            streams=streams, layers=EVERY_KIND, causal=causal, dropout_shared=True, init_scale=0.2
         )
         trunk = Reformer(config)
-        initialize(trunk, seed=1, embedding_scale=0.2, num_layers=2)
+        initialize(trunk, config)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             hidden = trunk(tokens(), segment_ids=segments, draw=3)
         hidden.square().sum().backward()
