@@ -50,6 +50,7 @@ for _op in OPS:
     register(_op, "cpu", refusal=cpu.refusal)(getattr(cpu, _op))
 register("append_linked", "cpu", refusal=cpu.append_refusal)(cpu.append_linked)
 register("append_windowed", "cpu", refusal=cpu.append_refusal)(cpu.append_windowed)
+register("append_layer", "cpu", refusal=cpu.layer_refusal)(cpu.append_layer)
 
 
 def native_kernels() -> cpu.Description:

@@ -29,6 +29,12 @@ def axial_positions(tables: Sequence[Tensor], positions: Tensor) -> Tensor:
     return torch.cat(parts[::-1], dim=-1)
 
 
+def rotary_angles(positions: Tensor, half: int, base: float, dtype: torch.dtype) -> Tensor:
+    """position * base^(-2m / K) for m below half = K / 2: [..., K / 2]."""
+    exponents = torch.arange(half, device=positions.device, dtype=dtype) / half
+    return positions.to(dtype)[..., None] * base**-exponents
+
+
 def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
     """Rotary position encoding: pairs (x_m, x_{m + K/2}) turned by position * base^(-2m / K).
 
@@ -38,8 +44,7 @@ def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
     """
     half = x.shape[-1] // 2
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    exponents = torch.arange(half, device=x.device, dtype=dtype) / half
-    angles = positions.to(dtype)[..., None] * base**-exponents
+    angles = rotary_angles(positions, half, base, dtype)
     if positions.dim() == 2:
         angles = angles[:, None]
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)

@@ -15,8 +15,8 @@ from reformer.kernels.cpu.library import refusal, run
 _SEGMENT_FIELDS = ("start", "key", "value", "link", "bucket")
 
 
-class _Decode(ctypes.Structure):
-    """``struct Decode`` of decode.cpp."""
+class Decode(ctypes.Structure):
+    """``struct Decode`` of append.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in (
@@ -81,26 +81,38 @@ def _append(
     **values: Any,
 ) -> Tensor:
     out = torch.empty_like(value)
-    for store, count in zip(stores, counts, strict=True):
-        store.reserve(count)
-    tables = [store.addresses() for store in stores]
-    # Kept in these names until the call is over.
-    first_row = _array([0, *accumulate(counts)])
-    length = _array([store.length for store in stores])
-    first_segment = _array([0, *accumulate(len(table["start"]) for table in tables)])
-    segments = {name: _joined(tables, name) for name in _SEGMENT_FIELDS if name in tables[0]}
-    arguments = _Decode(
-        query=query.data_ptr(), key=None if key is None else key.data_ptr(),
-        value=value.data_ptr(), out=out.data_ptr(), first_row=first_row.ctypes.data,
-        length=length.ctypes.data, first_segment=first_segment.ctypes.data,
-        **{f"segment_{name}": array.ctypes.data for name, array in segments.items()},
-        sequences=len(stores), heads=query.shape[1], width=query.shape[2],
-        threads=torch.get_num_threads(), **values,
+    arguments, kept = describe(
+        stores, counts, query=query.data_ptr(), key=None if key is None else key.data_ptr(),
+        value=value.data_ptr(), out=out.data_ptr(), heads=query.shape[1], width=query.shape[2],
+        **values,
     )  # fmt: skip
     run("reformer_decode", arguments)
+    del kept
     for store, count in zip(stores, counts, strict=True):
         store.advance(count)
     return out
+
+
+def describe(
+    stores: Sequence[Any], counts: Sequence[int], **values: Any
+) -> tuple[Decode, list[NDArray[np.int64]]]:
+    """Make room in the stores and describe them; the arrays must outlive the structure's use."""
+    for store, count in zip(stores, counts, strict=True):
+        store.reserve(count)
+    tables = [store.addresses() for store in stores]
+    arrays = {
+        "first_row": _array([0, *accumulate(counts)]),
+        "length": _array([store.length for store in stores]),
+        "first_segment": _array([0, *accumulate(len(table["start"]) for table in tables)]),
+    }
+    for name in _SEGMENT_FIELDS:
+        if name in tables[0]:
+            arrays[f"segment_{name}"] = _joined(tables, name)
+    arguments = Decode(
+        **{name: array.ctypes.data for name, array in arrays.items()},
+        sequences=len(stores), threads=torch.get_num_threads(), **values,
+    )  # fmt: skip
+    return arguments, list(arrays.values())
 
 
 def _array(values: list[int]) -> NDArray[np.int64]:

@@ -135,13 +135,18 @@ def refusal(tensor: Tensor) -> str | None:
 
 def run(function: str, arguments: ctypes.Structure) -> None:
     """Call a kernel with its structure of arguments."""
+    if call(function, arguments) != 0:
+        raise MemoryError(f"{function}: not enough memory for its scratch arrays")
+
+
+def call(function: str, arguments: ctypes.Structure) -> int:
+    """Call a kernel with its structure of arguments; its result, 0 when all went well."""
     handle = _library().handle
     if handle is None:
         raise RuntimeError(_library().description.reason)
     kernel = handle[function]
     kernel.argtypes, kernel.restype = [ctypes.c_void_p], ctypes.c_int64
-    if kernel(ctypes.addressof(arguments)) != 0:
-        raise MemoryError(f"{function}: not enough memory for its scratch arrays")
+    return int(kernel(ctypes.addressof(arguments)))
 
 
 class Strided(ctypes.Structure):
