@@ -54,3 +54,15 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
         dispatch.use_backend("gpu"),
     ):
         pytest.fail("the context must not open")
+
+
+def test_a_plain_call_lasts_until_the_next_one() -> None:
+    try:
+        dispatch.use_backend("torch")
+        assert dispatch.resolve("auto") == "torch"
+        with dispatch.use_backend("reference"):
+            assert dispatch.resolve("auto") == "reference"
+        assert dispatch.resolve("auto") == "torch"
+    finally:
+        dispatch.use_backend("auto")
+    assert dispatch.resolve("auto") == "auto"

@@ -6,8 +6,7 @@ supports the inputs. A backend asked for by name never falls back: it runs, or r
 the reason.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,15 +57,24 @@ def native_kernels() -> cpu.Description:
     return cpu.description()
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Within this context, ops that are left at "auto" use the named backend."""
-    check_backend(name)
-    token = _chosen.set(name)
-    try:
-        yield
-    finally:
-        _chosen.reset(token)
+class use_backend:  # noqa: N801 - used like torch.set_grad_enabled
+    """Ops that are left at "auto" use the named backend from here on, in this thread.
+
+    As a context manager, until the end of the block:
+
+        with reformer.use_backend("reference"):
+            ...
+    """
+
+    def __init__(self, name: str) -> None:
+        check_backend(name)
+        self._token = _chosen.set(name)
+
+    def __enter__(self) -> None:
+        """Nothing is left to do: the backend is in force since the call."""
+
+    def __exit__(self, *_: object) -> None:
+        _chosen.reset(self._token)
 
 
 def check_backend(name: str) -> None:
