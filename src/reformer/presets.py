@@ -31,7 +31,7 @@ def novel() -> Preset:
         ),
     )
     settings = TrainingSettings(
-        steps=1400,
+        steps=1200,
         batch_size=1,
         learning_rate=1.5e-3,
         final_learning_rate=0.02,
