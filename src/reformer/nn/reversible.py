@@ -110,9 +110,7 @@ class _ReversibleStack(torch.autograd.Function):
         # Own copies: both are updated in place.
         grad_first, grad_second = (g.clone() for g in grads[0].split(width, dim=-1))
         for block, record in zip(reversed(ctx.blocks), reversed(ctx.records), strict=True):
-            steps = zip(
-                _branches(first, second), _branches(grad_first, grad_second), strict=True
-            )
+            steps = zip(_branches(first, second), _branches(grad_first, grad_second), strict=True)
             for (branch, source, target), (_, grad_source, grad_target) in reversed(list(steps)):
                 if ctx.kept is not None:
                     leaf, out = ctx.kept.pop()

@@ -63,12 +63,12 @@ def _chunk_counts(order: Tensor, visibility: Visibility) -> Tensor:
     padded = order.new_full((batch, heads, rounds, per_round * chunk), -1)
     padded[..., :length] = order
     items = padded.reshape(batch, heads, rounds * per_round, chunk)
-    counts = torch.zeros(batch, heads, length + 1, length + 1, dtype=torch.float64, device=order.device)
+    counts = torch.zeros(
+        batch, heads, length + 1, length + 1, dtype=torch.float64, device=order.device
+    )
     for offset in range(-visibility.before, visibility.after + 1):
         keys = items.roll(-offset, dims=2)
-        member = torch.zeros(
-            *items.shape[:3], length + 1, dtype=torch.float64, device=order.device
-        )
+        member = torch.zeros(*items.shape[:3], length + 1, dtype=torch.float64, device=order.device)
         query_member = member.clone().scatter_(3, items % (length + 1), 1.0)
         key_member = member.clone().scatter_(3, keys % (length + 1), 1.0)
         counts += query_member.transpose(2, 3) @ key_member

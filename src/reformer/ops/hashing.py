@@ -93,10 +93,14 @@ def hash_vectors(
 def _check_hashing(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> None:
     if vectors.dim() != 4 or not vectors.is_floating_point():
         raise ValueError(
-            f"vectors must be a float tensor [B, H, L, K], not {vectors.dtype} {list(vectors.shape)}"
+            "vectors must be a float tensor [B, H, L, K], "
+            f"not {vectors.dtype} {list(vectors.shape)}"
         )
     expected = (vectors.shape[1], vectors.shape[3], sum(factors) // 2)
-    if rotations.dim() != 4 or (rotations.shape[0], rotations.shape[1], rotations.shape[3]) != expected:
+    if (
+        rotations.dim() != 4
+        or (rotations.shape[0], rotations.shape[1], rotations.shape[3]) != expected
+    ):
         raise ValueError(
             f"rotations must be [H, K, R, sum(factors) / 2] = [{expected[0]}, {expected[1]}, R, "
             f"{expected[2]}] for these vectors and factors {factors}, not {list(rotations.shape)}"

@@ -1,7 +1,7 @@
 """LSH attention and local attention: the paper's section 2 as two functions.
 
-    hash the shared query-keys, sort by bucket, attend within windows of the order, and
-    combine the rounds in one softmax.
+hash the shared query-keys, sort by bucket, attend within windows of the order, and
+combine the rounds in one softmax.
 """
 
 import torch

@@ -105,7 +105,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         count = (labels != IGNORED_LABEL).sum().clamp(min=1)
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         needed = list(ctx.needs_input_grad[3:])
-        grads = [torch.zeros_like(x) if n else None for x, n in zip((hidden, *parameters), needed, strict=True)]
+        grads = [
+            torch.zeros_like(x) if n else None
+            for x, n in zip((hidden, *parameters), needed, strict=True)
+        ]
         for start in range(0, hidden.shape[0], slice_length):
             rows = slice(start, start + slice_length)
             with torch.set_grad_enabled(any(needed)):
