@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstdlib>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "simd.h"
 
 namespace reformer {
@@ -12,7 +16,15 @@ class Arena {
  public:
   // Without memory an arena only measures.
   Arena() = default;
-  explicit Arena(int64_t bytes) : memory_(aligned_alloc(kAlignment, round_up(bytes + 1, kAlignment))) {}
+  explicit Arena(int64_t bytes) {
+    const int64_t alignment = bytes < kHugePage ? kAlignment : kHugePage;
+    const int64_t size = round_up(bytes + 1, alignment);
+    memory_ = std::aligned_alloc(size_t(alignment), size_t(size));
+#if defined(__linux__)
+    // Rows are gathered from all over large arrays: fewer, larger pages are found faster.
+    if (memory_ && alignment == kHugePage) madvise(memory_, size_t(size), MADV_HUGEPAGE);
+#endif
+  }
   ~Arena() { std::free(memory_); }
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -30,7 +42,7 @@ class Arena {
   }
 
  private:
-  static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t kAlignment = 64, kHugePage = int64_t(1) << 21;
   void* memory_ = nullptr;
   int64_t used_ = 0;
 };

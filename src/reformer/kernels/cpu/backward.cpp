@@ -116,7 +116,10 @@ class SpanBackward {
       own_.grad_query[slot] = sums_.query(token);
       own_.lse[slot] = shared_.lse[token];
       own_.offset[slot] = shared_.offset[token];
-      prefetch_row(reinterpret_cast<char*>(own_.grad_query[slot]), padded_ * 4);
+      head_.prefetch(span.round, tile.begin + lane, [&](int64_t ahead) {
+        prefetch_row(head_.upstream(ahead), a_.width * (a_.is_bfloat16 ? 2 : 4));
+      });
+      prefetch_row(own_.grad_query[slot], padded_ * 4);
       rule_.set_query(slot, token);
       dropout_.set_query(slot, token);
       head_.load_query(token, row);
@@ -144,8 +147,8 @@ class SpanBackward {
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
       own_.grad_value[j] = sums_.value(token);
-      prefetch_row(reinterpret_cast<char*>(own_.grad_key[j]), padded_ * 4);
-      prefetch_row(reinterpret_cast<char*>(own_.grad_value[j]), padded_ * 4);
+      prefetch_row(own_.grad_key[j], padded_ * 4);
+      prefetch_row(own_.grad_value[j], padded_ * 4);
       head_.load_key(token, key);
       head_.load_value(token, value);
     }

@@ -108,7 +108,8 @@ class SpanForward {
       own_.row[slot] = sums_(token);
       own_.top[slot] = is_first_ ? -INFINITY : shared_.top[token];
       own_.mass[slot] = is_first_ ? 0.0f : shared_.mass[token];
-      if (!is_first_) prefetch_row(reinterpret_cast<char*>(own_.row[slot]), padded_ * 4);
+      head_.prefetch(span.round, tile.begin + lane, [](int64_t) {});
+      if (!is_first_) prefetch_row(own_.row[slot], padded_ * 4);
       rule_.set_query(slot, token);
       dropout_.set_query(slot, token);
       head_.load_query(token, row);

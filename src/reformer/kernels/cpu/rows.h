@@ -46,8 +46,10 @@ REFORMER_INLINE uint16_t to_bfloat16(float x) {
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-REFORMER_INLINE void prefetch_row(const char* row, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+// Asks for a row that will be needed in a while: into the second-level cache.
+REFORMER_INLINE void prefetch_row(const void* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64)
+    __builtin_prefetch(static_cast<const char*>(row) + i, 0, 2);
 }
 
 // to[0 … padded) = factor * from[0 … width); reads nothing past the row.
