@@ -1,0 +1,127 @@
+"""What a generated token costs, at growing contexts and beside Hugging Face's cached generation.
+
+    python benchmarks/decoding.py --out benchmarks/results/decoding.json
+
+Times are CPU seconds of this process (`time.process_time`) on one thread, so that other work on
+the machine does not count; medians over repeats. The model has the novel preset's widths and
+layers, with random weights and tokens: cost does not depend on what they say.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from reformer import ReformerForCausalLM
+from reformer.generation.extend import extend, new_cache
+from reformer.ops.dispatch import native_kernels, use_backend
+from reformer.ops.randomness import generator
+from reformer.presets import preset
+
+STEPS = 40
+
+
+def seconds_per_call(call, repeats=STEPS):
+    """Median CPU seconds of one call."""
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        call()
+        times.append(time.process_time() - started)
+    return statistics.median(times)
+
+
+def make_model(max_length):
+    config, _ = preset("novel")
+    return ReformerForCausalLM(dataclasses.replace(config, max_length=max_length)).eval()
+
+
+def read(model, cache, count):
+    """Fill a cache with random tokens; CPU seconds."""
+    started = time.process_time()
+    for start in range(0, count, 16384):
+        ids = torch.randint(0, 256, (min(16384, count - start),), generator=generator(start))
+        extend(model, [ids.tolist()], cache)
+    return time.process_time() - started
+
+
+def growing_contexts(contexts):
+    """One model for all lengths: tokens per second and memory at each context."""
+    model = make_model(contexts[-1] + 4096)
+    cache = new_cache(model, undo_length=0)
+    rows = []
+    for context in contexts:
+        seconds = read(model, cache, context - cache.lengths[0])
+        step = seconds_per_call(lambda: extend(model, [[7]], cache))
+        rows.append(
+            {
+                "context": context,
+                "tokens_per_second": 1 / step,
+                "cache_bytes": cache.num_bytes,
+                "bytes_per_token": cache.num_bytes / context,
+                "seconds_to_read_on": seconds,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def beside_hugging_face(context):
+    """Ours, our torch path, and transformers' Reformer of the same shape, at one context."""
+    from transformers import ReformerConfig, ReformerModelWithLMHead
+
+    model = make_model(context + 256)
+    cache = new_cache(model, undo_length=0)
+    read(model, cache, context)
+    found = {"context": context, "ours": 1 / seconds_per_call(lambda: extend(model, [[7]], cache))}
+    with use_backend("torch"):
+        found["ours_torch_path"] = 1 / seconds_per_call(lambda: extend(model, [[7]], cache), 10)
+    ours = model.config
+    config = ReformerConfig(
+        is_decoder=True, vocab_size=256, hidden_size=ours.hidden_size,
+        feed_forward_size=ours.feed_forward_size, num_attention_heads=ours.num_heads,
+        attention_head_size=ours.head_size, attn_layers=["local", "lsh", "local", "lsh"],
+        num_hashes=4, num_buckets=[16, 32], lsh_attn_chunk_length=64, local_attn_chunk_length=32,
+        max_position_embeddings=context * 2, axial_pos_shape=[256, context // 128],
+        axial_pos_embds_dim=[96, 96], use_cache=True, hash_seed=1,
+    )  # fmt: skip
+    theirs = ReformerModelWithLMHead(config).eval()
+    ids = torch.randint(0, 256, (1, context), generator=generator(1))
+    with torch.no_grad():
+        started = time.process_time()
+        past = theirs(ids, use_cache=True).past_buckets_states
+        found["hugging_face_whole_pass_seconds"] = time.process_time() - started
+
+        def step():
+            theirs(ids[:, -1:], past_buckets_states=past, use_cache=True)
+
+        found["hugging_face_cached"] = 1 / seconds_per_call(step, 5)
+    found["ratio"] = found["ours"] / found["hugging_face_cached"]
+    print(found, flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[4096, 65536, 1048576])
+    parser.add_argument("--peer-context", type=int, default=16384)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "kernels": native_kernels().instruction_set,
+        "beside_hugging_face": beside_hugging_face(arguments.peer_context),
+        "growing_contexts": growing_contexts(arguments.contexts),
+    }
+    arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
