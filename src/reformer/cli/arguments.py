@@ -219,9 +219,9 @@ class BenchArguments:
 
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
     """Sequence lengths in tokens."""
-    rounds: tuple[int, ...] = (4, 8)
+    rounds: tuple[int, ...] = (8,)
     """Rounds of hashing."""
-    repeats: int = 5
+    repeats: int = 3
     """Turns of each; the median counts."""
     most_seconds: float = 10.0
     """Who needs longer for one turn sits out the longer sequences."""

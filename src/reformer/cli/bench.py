@@ -43,8 +43,10 @@ def run(arguments: BenchArguments) -> int:
 
 def _command(arguments: BenchArguments) -> str:
     words = ["reformer bench", *(["--full"] if arguments.full else [])]
-    if arguments.lengths != BenchArguments.lengths:
-        words.append("--lengths " + " ".join(str(length) for length in arguments.lengths))
+    for name in ("lengths", "rounds"):
+        values = getattr(arguments, name)
+        if values != getattr(BenchArguments, name):
+            words.append(f"--{name} " + " ".join(str(value) for value in values))
     return " ".join(words)
 
 
