@@ -51,9 +51,9 @@ def _from_scratch(chat, number, model=MODEL):
 def test_answers_are_those_computed_from_scratch():
     chat = _chat()
     chat.set_system("Be brief.")
-    for number in range(20):
+    for number in range(8):
         _say(chat, f"Message {number}")
-    for number in (1, 3, 19, 39):
+    for number in (1, 3, 15):
         assert chat.turns[number].token_ids == _from_scratch(chat, number)
 
 
