@@ -24,7 +24,7 @@ def run(arguments: BenchArguments) -> int:
         "machine": {
             **machine(),
             "date": datetime.date.today().isoformat(),
-            "kernels": native_kernels().summary,
+            "kernels": native_kernels().instruction_set or "none",
         },
         "command": _command(arguments),
         "comparison": _compare(arguments, console.print),
