@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#define REFORMER_EXPORT __attribute__((visibility("default")))
+
 namespace reformer {
 
 // A tensor [B, H, X, contiguous] by its strides in bytes.
@@ -37,3 +39,6 @@ struct Attention {
 enum Status : int64_t { kDone = 0, kNoMemory = 1 };
 
 }  // namespace reformer
+
+extern "C" REFORMER_EXPORT int64_t reformer_attention_forward(const reformer::Attention*);
+extern "C" REFORMER_EXPORT int64_t reformer_attention_backward(const reformer::Attention*);

@@ -372,8 +372,7 @@ void backward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnS
 }  // namespace
 }  // namespace reformer
 
-extern "C" __attribute__((visibility("default"))) int64_t reformer_attention_backward(
-    const reformer::Attention* a) {
+int64_t reformer_attention_backward(const reformer::Attention* a) {
   using namespace reformer;
   return for_each_head<SharedScratch, OwnScratch>(
       *a, [&](Worker& worker, int64_t row, const SharedScratch& shared, OwnScratch& own) {

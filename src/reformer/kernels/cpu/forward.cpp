@@ -262,8 +262,7 @@ void forward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnSc
 }  // namespace
 }  // namespace reformer
 
-extern "C" __attribute__((visibility("default"))) int64_t reformer_attention_forward(
-    const reformer::Attention* a) {
+int64_t reformer_attention_forward(const reformer::Attention* a) {
   using namespace reformer;
   return for_each_head<SharedScratch, OwnScratch>(
       *a, [&](Worker& worker, int64_t row, const SharedScratch& shared, OwnScratch& own) {

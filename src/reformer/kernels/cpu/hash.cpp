@@ -3,27 +3,16 @@
 // Lanes are tokens. A token's projections are sums over K in order, whatever else is hashed
 // beside it, so its bucket never depends on the length or the batch.
 
+#include "hash.h"
+
 #include <algorithm>
 #include <cmath>
 
 #include "arena.h"
-#include "attention.h"
 #include "parallel.h"
 #include "rows.h"
 
 namespace reformer {
-
-// The arguments of `hash_vectors` in ops/hashing.py.
-struct Hashing {
-  Strided vectors;         // [B, H, L, K]
-  const float* rotations;  // [H, K, R, sum(factors) / 2], contiguous
-  void* buckets;           // [B, H, R, L], contiguous
-  const int64_t* factors;
-  int64_t num_factors, bucket_bytes;
-  int64_t batch, heads, length, width, rounds;
-  int64_t is_bfloat16;
-  int64_t threads;
-};
 
 namespace {
 
@@ -154,7 +143,6 @@ int64_t hash_vectors(const Hashing& h) {
 }  // namespace
 }  // namespace reformer
 
-extern "C" __attribute__((visibility("default"))) int64_t reformer_hash_vectors(
-    const reformer::Hashing* hashing) {
+int64_t reformer_hash_vectors(const reformer::Hashing* hashing) {
   return reformer::hash_vectors(*hashing);
 }

@@ -10,7 +10,7 @@ from reformer.kernels.cpu.library import Strided, rows, run
 
 
 class _Hashing(ctypes.Structure):
-    """``struct Hashing`` of hash.cpp."""
+    """``struct Hashing`` of hash.h."""
 
     _fields_ = [
         ("vectors", Strided),

@@ -1,24 +1,15 @@
 // The order of tokens by (segment, bucket, position) and their window codes: a counting sort,
 // digit by digit, which is stable and one pass for the usual number of buckets.
 
+#include "sort.h"
+
 #include <algorithm>
 #include <vector>
 
 #include "arena.h"
-#include "attention.h"
 #include "parallel.h"
 
 namespace reformer {
-
-// The arguments of `sort_tokens` in ops/order.py.
-struct Sorting {
-  const void* buckets;         // [B, H, R, L], contiguous, non-negative
-  const int64_t* segment_ids;  // [B, L], contiguous, or null; negative is padding
-  void *order, *code;          // [B, H, R, L], contiguous
-  int64_t bucket_bytes, is_unsigned, is_wide;  // order and code are int64, not int32
-  int64_t batch, heads, length, rounds, window;
-  int64_t threads;
-};
 
 namespace {
 
@@ -149,7 +140,6 @@ int64_t sort_tokens(const Sorting& a) {
 }  // namespace
 }  // namespace reformer
 
-extern "C" __attribute__((visibility("default"))) int64_t reformer_sort_tokens(
-    const reformer::Sorting* sorting) {
+int64_t reformer_sort_tokens(const reformer::Sorting* sorting) {
   return reformer::sort_tokens(*sorting);
 }

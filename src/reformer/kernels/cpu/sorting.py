@@ -9,7 +9,7 @@ from reformer.kernels.cpu.library import run
 
 
 class _Sorting(ctypes.Structure):
-    """``struct Sorting`` of sort.cpp."""
+    """``struct Sorting`` of sort.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("buckets", "segment_ids", "order", "code")),
