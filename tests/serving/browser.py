@@ -17,7 +17,7 @@ class Browser:
     """One page. Use as a context manager."""
 
     def __init__(self, width=360, height=720):
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         from_us, to_it = os.pipe()
         from_it, to_us = os.pipe()
         command = [
