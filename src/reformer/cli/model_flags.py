@@ -58,6 +58,7 @@ class ModelArguments:
     num_hashes: int | None = None
     """Rounds of hashing in every LSH layer."""
     model: ModelFields = dataclasses.field(default_factory=ModelFields)  # type: ignore[valid-type]
+    """The model."""
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
 
     def config(self) -> ReformerConfig:
