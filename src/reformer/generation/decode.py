@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from reformer.config import Full, ReformerConfig
 from reformer.generation.extend import extend, new_cache
 from reformer.generation.sampling import Sampler, Sampling
+from reformer.generation.uncached import generate_uncached
 from reformer.models.language import ReformerForCausalLM
 from reformer.nn.cache import CachedSequence, DecodeCache
 
@@ -97,7 +97,9 @@ def generate(
     check_prompt(prompt, model.config)
     sampler = Sampler(sampling or Sampling(), model.config.vocab_size, seed)
     if not can_cache(model.config):
-        return _generate_uncached(model, list(prompt), sampler, max_new_tokens, stop_ids)
+        return generate_uncached(
+            model, prompt, sampler, max_new_tokens=max_new_tokens, stop_ids=stop_ids
+        )
     cache = new_cache(model, undo_length=0)
     continuation = Continuation(
         cache.new_row(), prompt, sampler, max_new_tokens=max_new_tokens, stop_ids=stop_ids
@@ -114,32 +116,14 @@ def _generate(
         yield from advance(model, cache, [continuation])
 
 
-def _generate_uncached(
-    model: ReformerForCausalLM,
-    ids: list[int],
-    sampler: Sampler,
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-) -> Iterator[int]:
-    model.eval()
-    sampler.observe(ids)
-    device = model.reformer.norm.weight.device
-    for _ in range(max_new_tokens):
-        ids = ids[-model.config.max_length :]
-        with torch.no_grad():
-            logits = model(torch.tensor([ids], device=device)).logits
-        ids.append(sampler.choose(logits[0, -1]))
-        yield ids[-1]
-        if ids[-1] in stop_ids:
-            return
-
-
 @dataclass(frozen=True)
 class Completion:
-    """A finished continuation: its new tokens, and whether a stop token or the limit ended it."""
+    """A finished continuation: its new tokens, and whether a stop or the limit ended it."""
 
     token_ids: list[int]
     finish_reason: FinishReason
+    text: str | None = None
+    """Of the tokens, up to a stop string; None where no tokenizer was given."""
 
 
 def generate_batch(
@@ -161,19 +145,53 @@ def generate_batch(
     """
     for prompt in prompts:
         check_prompt(prompt, model.config)
+    sampling, vocab_size = sampling or Sampling(), model.config.vocab_size
+    samplers = [
+        [Sampler(sampling, vocab_size, seed, sample) for sample in range(num_samples)]
+        for _ in prompts
+    ]
+    if not can_cache(model.config):
+        return _complete_uncached(
+            model, prompts, samplers, max_new_tokens, frozenset(stop_ids), ends
+        )
     model.eval()
     cache = new_cache(model, undo_length=0)
     groups = [
-        _begin(model, cache, prompt, num_samples, sampling or Sampling(), seed, max_new_tokens,
-               frozenset(stop_ids))
-        for prompt in prompts
-    ]  # fmt: skip
+        _begin(model, cache, prompt, drawn, max_new_tokens, frozenset(stop_ids))
+        for prompt, drawn in zip(prompts, samplers, strict=True)
+    ]
     places = [(p, n, c) for p, group in enumerate(groups) for n, c in enumerate(group)]
     while running := [c for _, _, c in _running(places, ends)]:
         for continuation in running:
             continuation.make_room(cache)
         advance(model, cache, running)
     return [[Completion(c.output, c.finish_reason or "length") for c in g] for g in groups]
+
+
+def _complete_uncached(
+    model: ReformerForCausalLM,
+    prompts: Sequence[Sequence[int]],
+    samplers: Sequence[Sequence[Sampler]],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    ends: Callable[[int, int, int], bool] | None,
+) -> list[list[Completion]]:
+    """One text after the other: passes over whole sequences gain nothing from company."""
+    completed: list[list[Completion]] = []
+    for number, (prompt, group) in enumerate(zip(prompts, samplers, strict=True)):
+        completed.append([])
+        for sample, sampler in enumerate(group):
+            output: list[int] = []
+            reason: FinishReason = "length"
+            for token_id in generate_uncached(
+                model, prompt, sampler, max_new_tokens=max_new_tokens
+            ):
+                output.append(token_id)
+                if token_id in stop_ids or (ends and ends(number, sample, token_id)):
+                    reason = "stop"
+                    break
+            completed[-1].append(Completion(output, reason))
+    return completed
 
 
 def _running(
@@ -191,16 +209,11 @@ def _begin(
     model: ReformerForCausalLM,
     cache: DecodeCache,
     prompt: Sequence[int],
-    num_samples: int,
-    sampling: Sampling,
-    seed: int,
+    samplers: Sequence[Sampler],
     max_new_tokens: int,
     stop_ids: Collection[int],
 ) -> list[Continuation]:
     """Read the prompt once; each sample begins with its own draw from the same logits."""
-    samplers = [
-        Sampler(sampling, model.config.vocab_size, seed, sample) for sample in range(num_samples)
-    ]
     continuations = [
         Continuation(
             cache.new_row(), prompt, sampler, max_new_tokens=max_new_tokens, stop_ids=stop_ids

@@ -1,5 +1,10 @@
 """Causal language model: the trunk, a norm over both streams, and a linear head."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +12,9 @@ from reformer.config import ConfigError, ReformerConfig
 from reformer.models.language_head import LanguageModelOutput, language_head
 from reformer.models.pretrained import PretrainedReformer
 from reformer.ops.sliced import IGNORED_LABEL, chunked_cross_entropy
+
+if TYPE_CHECKING:
+    from reformer.generation.completions import GenerationSettings, Prompt
 
 
 class ReformerForCausalLM(PretrainedReformer):
@@ -50,6 +58,43 @@ class ReformerForCausalLM(PretrainedReformer):
             [*self.reformer.norm.parameters(), *self.head.parameters()],
         )
         return LanguageModelOutput(loss=loss)
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        num_samples: int = 1,
+        num_beams: int | None = None,
+        length_penalty: float = 1.0,
+        **settings: Unpack[GenerationSettings],
+    ) -> Any:
+        """Completions of a prompt: ``num_samples`` of them, each with its ids and its text.
+
+        prompt: token ids, a list or a tensor [L]; or text, with ``tokenizer``. A list of prompts
+        or a tensor [B, L] gives such a list for each; nothing depends on what else is there.
+        settings: max_new_tokens (100), temperature (1; 0 is greedy), top_k, top_p, min_p,
+        repetition_penalty, seed (0), stop_ids, tokenizer, stop (strings, with a tokenizer).
+        num_beams: search for the likeliest completions, best first, instead of drawing;
+        length_penalty: their scores are divided by length^length_penalty.
+        """
+        from reformer.generation.completions import complete
+
+        return complete(
+            self, prompt, num_samples, num_beams, length_penalty=length_penalty, settings=settings
+        )
+
+    def stream(
+        self,
+        prompt: Prompt,
+        **settings: Unpack[GenerationSettings],
+    ) -> Iterator[Any]:
+        """The first completion of ``generate`` as it is written.
+
+        Pieces of text with ``tokenizer``, token ids without; prompt and settings as there.
+        """
+        from reformer.generation.completions import stream
+
+        return stream(self, prompt, settings)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.head(self.reformer.norm(hidden))
