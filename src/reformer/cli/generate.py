@@ -70,11 +70,6 @@ def _say_what_is_special(
     model: ReformerForCausalLM, num_tokens: int, arguments: GenerateArguments
 ) -> None:
     if not can_cache(model.config):
-        if arguments.samples > 1 or arguments.json:
-            raise SamplingError(
-                "this model has layers under the chunk rule, which cannot be cached: "
-                "it writes one text at a time, without --samples and --json"
-            )
         print("This model runs a whole pass for every token (chunk rule).", file=sys.stderr)
     if num_tokens + arguments.max_new_tokens > model.config.max_length:
         print(

@@ -203,7 +203,8 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
         if labels is not None:
             loss = model(**arguments, labels=labels).loss
         if labels is None or not self.training:
-            logits = model(**arguments).logits[:, -logits_to_keep:]
+            hidden = self.reformer(**arguments)[:, -logits_to_keep:]
+            logits = self.head(self.reformer.norm(hidden))
         return _result(CausalLMOutputWithPast(loss=loss, logits=logits), return_dict)
 
     def prepare_inputs_for_generation(
