@@ -200,6 +200,8 @@ class ConvertArguments:
     """pytorch_model.bin: read that file, as plain weights, where there are no safetensors."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+    rule: Literal["chunk", "window"] = "chunk"
+    """window: near to a Hugging Face Reformer rather than equal, and fast to generate with."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ def run(arguments: ConvertArguments) -> int:
             config=arguments.config,
             weights_file=arguments.weights_file,
             revision=arguments.revision,
+            rule=arguments.rule,
         )
     )
     return 0

@@ -9,7 +9,7 @@ a reformer-pytorch state dict (.pt or .safetensors)   becomes one, too
 import os
 from pathlib import Path
 
-from reformer.config import ReformerConfig
+from reformer.config import ReformerConfig, Rule
 from reformer.interop import lucidrains, trax
 from reformer.interop.byte_tokenizer import byte_tokenizer
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json
@@ -32,28 +32,39 @@ def convert(
     config: str | os.PathLike[str] | None = None,
     weights_file: WeightsFile = "model.safetensors",
     revision: str | None = None,
+    rule: Rule = "chunk",
 ) -> str:
     """Convert SOURCE into the folder TARGET, which must not hold anything yet.
 
     config: for files of weights alone, a JSON file that says what the weights do not: for Trax a
     config.json of this library (or a folder with one), for reformer-pytorch the arguments of its
-    ReformerLM. weights_file, revision: see ``huggingface.load``. Returns a
+    ReformerLM. weights_file, revision, rule: see ``huggingface.load``. Returns a
     sentence about what was written. Raises ``ConversionError``; TARGET is then as it was.
     """
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConversionError(f"{target} exists already: name a new folder")
     if Path(source).is_file():
+        _require_chunk_rule(rule, source)
         return _from_file(Path(source), target, config)
     if config is not None:
         raise ConversionError(f"config is for files of weights alone: {source} has its own")
     folder = checkpoint.find_folder(source, weights_file, revision)
     model_type = read_json(folder / CONFIG_FILE).get("model_type")
     if model_type == store.MODEL_TYPE:
+        _require_chunk_rule(rule, source)
         return _to_hugging_face(folder, target)
-    model = checkpoint.load(folder, weights_file=weights_file)
+    model = checkpoint.load(folder, weights_file=weights_file, rule=rule)
     tokenizer = _tokenizer_of(folder, model.config)
     return _written(model, target, tokenizer, "a Hugging Face Reformer")
+
+
+def _require_chunk_rule(rule: Rule, source: str) -> None:
+    if rule != "chunk":
+        raise ConversionError(
+            f"rule is {rule!r}: it is for Hugging Face's models that become ours, and {source} is "
+            "none"
+        )
 
 
 def _from_file(source: Path, target: Path, config: str | os.PathLike[str] | None) -> str:

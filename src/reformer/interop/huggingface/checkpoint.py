@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reformer.config import HeadBias, ReformerConfig, Streams
+from reformer.config import HeadBias, ReformerConfig, Rule, Streams
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json, read_tensors
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.configuration import (
@@ -26,6 +26,7 @@ from reformer.interop.huggingface.configuration import (
 )
 from reformer.interop.huggingface.hub import download
 from reformer.interop.huggingface.weights import export_tensors, import_tensors, pairs
+from reformer.interop.window_rule import under_window_rule
 from reformer.models.classification import ReformerForSequenceClassification
 from reformer.models.features import ReformerModel
 from reformer.models.language import ReformerForCausalLM
@@ -50,6 +51,7 @@ def load(
     streams: Streams = "float",
     head_bias: HeadBias = "held",
     num_hashes: int | None = None,
+    rule: Rule = "chunk",
 ) -> PretrainedReformer:
     """A Hugging Face Reformer as a model of this library, in evaluation mode.
 
@@ -58,7 +60,8 @@ def load(
     safetensors. revision: of a hub id. streams: "float" computes as theirs does; "exact" trains
     with gradients that do not drift. head_bias: transformers 5 stores lm_head.bias and does not
     add it, which "held" repeats; google's checkpoints were trained with it, "added".
-    num_hashes: rounds for every LSH layer, instead of the config's own. Raises
+    num_hashes: rounds for every LSH layer, instead of the config's own. rule: "chunk" computes
+    what theirs does; "window" is close to it, and generates with a cache. Raises
     ``ConversionError``.
     """
     if isinstance(source, (str, os.PathLike)):
@@ -75,6 +78,8 @@ def load(
     config = dataclasses.replace(config, streams=streams, head_bias=head_bias)
     if num_hashes is not None:
         config = config.with_num_hashes(num_hashes)
+    if rule == "window":
+        config = under_window_rule(config)
     return _build(config, architecture, tensors)
 
 
