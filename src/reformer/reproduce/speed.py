@@ -1,0 +1,93 @@
+"""The paper's figure 5, right: time per step as sequences grow and the tokens stay as many.
+
+Forward and backward of attention, causal, on the same number of tokens cut into fewer and
+fewer, longer and longer sequences. LSH attention's time should not change; exact attention's
+grows with the length.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from reformer.bench.contenders import Contender, Exact, Ours, Shape
+from reformer.bench.measure import Work, time_by_turns
+from reformer.reproduce.findings import Check, Findings, Row, Say, Size, markdown_table
+from reformer.reproduce.journal import Journal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HEADS = 4
+_FLAT = 1.15
+"""Longest over shortest time that still counts as flat."""
+
+
+def measure(size: Size, folder: Path, say: Say) -> Findings:
+    """Time LSH attention with several rounds, and exact attention, by turns at each length."""
+    tokens = 32768 if size == "full" else 8192
+    lengths = [1 << n for n in range(10, tokens.bit_length())]
+    journal = Journal(folder / f"speed-{size}.jsonl")
+    for length in lengths:
+        if journal.find({"length": length}) is None:
+            row = _time(length, tokens, repeats=5 if size == "full" else 3)
+            journal.add(row)
+            times = ", ".join(f"{name} {s:.3f} s" for name, s in row["seconds"].items())
+            say(f"{tokens // length} sequences of {length:,} tokens: {times}")
+    return _judge(journal.rows, tokens)
+
+
+def _contenders() -> dict[str, tuple[Contender, int]]:
+    ours = {f"LSH, {rounds} rounds": (Ours("window"), rounds) for rounds in (8, 4, 2)}
+    return {**ours, "exact": (Exact(), 1)}
+
+
+def _time(length: int, tokens: int, repeats: int) -> Row:
+    # Sequences are rows of heads here: attention knows no difference.
+    heads = _HEADS * tokens // length
+    works = {
+        name: _step(contender, Shape(length, rounds, num_heads=heads))
+        for name, (contender, rounds) in _contenders().items()
+    }
+    seconds = time_by_turns(works, num_repeats=repeats, most_seconds=10.0)
+    return {"length": length, "tokens": tokens, "seconds": seconds}
+
+
+def _step(contender: Contender, shape: Shape) -> Work:
+    attention = contender.make(shape)
+    query_key, value = (x.requires_grad_() for x in shape.inputs())
+
+    def work() -> None:
+        query_key.grad = value.grad = None
+        out = attention(query_key, value)
+        out.backward(torch.ones_like(out))
+
+    return work
+
+
+def _judge(rows: list[Row], tokens: int) -> Findings:
+    names = list(_contenders())
+    lines = [[f"{r['length']:,}", *(f"{r['seconds'][name]:.3f}" for name in names)] for r in rows]
+    checks = []
+    for name in names[:-1]:
+        times = [row["seconds"][name] for row in rows]
+        ratio = max(times) / min(times)
+        claim = f"{name}: time flat within 15 % from {rows[0]['length']:,} to {tokens:,} tokens"
+        checks.append(Check(claim, f"longest over shortest {ratio:.2f}", ratio <= _FLAT))
+    last = rows[-1]["seconds"]
+    ratio = last["exact"] / last[names[1]]
+    claim = f"{names[1]}: faster than exact attention at {tokens:,} tokens"
+    checks.append(Check(claim, f"{ratio:.1f} times", ratio > 1))
+    title = f"Seconds per step of {tokens:,} tokens (figure 5): attention, {_HEADS} heads of 64"
+    table = markdown_table(["length of a sequence", *names], lines)
+    return Findings(title, rows, table, checks, lambda axes: _draw(rows, names, axes))
+
+
+def _draw(rows: list[Row], names: list[str], axes: "Axes") -> None:
+    lengths = [row["length"] for row in rows]
+    for name in names:
+        style = "s--" if name == "exact" else "o-"
+        axes.plot(lengths, [row["seconds"][name] for row in rows], style, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(xlabel="tokens in a sequence", ylabel="seconds, forward + backward")
