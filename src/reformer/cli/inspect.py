@@ -31,6 +31,8 @@ def run(arguments: InspectArguments) -> int:
     length = longest if arguments.length is None else arguments.length
     if not 2 <= length <= longest:
         raise ConfigError(f"length is {length}: this model takes from 2 to {longest} tokens here")
+    if arguments.queries < 1:
+        raise ConfigError(f"queries is {arguments.queries}: it must be at least 1")
     input_ids = _read(arguments, model, length)
     inspection = inspect_attention(model, input_ids, num_queries=arguments.queries)
     out = arguments.out or arguments.run / "inspection"

@@ -73,7 +73,7 @@ def _attention(inspection: Inspection) -> "Figure":
             axes.set_axis_off()
             continue
         picture = inspection.pictures[index]
-        axes.imshow(picture.sqrt(), aspect="auto", cmap="magma", vmin=0, vmax=1)
+        axes.imshow(picture.sqrt().numpy(), aspect="auto", cmap="magma", vmin=0, vmax=1)
         axes.set(xlabel="key", ylabel="query", title=_label(inspection, index), xticks=[])
         axes.set_yticks(
             [0, len(picture) - 1], [int(inspection.queries[0]), int(inspection.queries[-1])]

@@ -32,12 +32,14 @@ class Comparison:
         return f"{self.variant}-{self.length}-{self.steps}-{self.seed}"
 
 
-def measure_language(case: Comparison, folder: Path, say: Say) -> Row:
+def measure_language(case: Comparison, folder: Path, say: Say, *, text: Path | None = None) -> Row:
     """Train one variant on Moby-Dick, one sequence a step, and score the last 5 % of the book.
 
     The model is kept in ``folder``; the row says what it reached and what a step cost.
+    text: another book.
     """
-    corpus = prepare_corpus(folder / "data", [str(shipped_novel())], None, ByteTokenizer(), 256)
+    book = str(text or shipped_novel())
+    corpus = prepare_corpus(folder / "data", [book], None, ByteTokenizer(), 256)
     config = dataclasses.replace(VARIANTS[case.variant](case.length), seed=case.seed)
     model = ReformerForCausalLM(config)
     source = TextSource(corpus.train, case.length, case.seed)

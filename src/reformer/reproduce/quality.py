@@ -31,12 +31,19 @@ def measure(size: Size, folder: Path, say: Say) -> Findings:
     return _judge(rows, lengths)
 
 
-def run_all(cases: Iterable[Comparison], journal: Journal, folder: Path, say: Say) -> list[Row]:
+def run_all(
+    cases: Iterable[Comparison],
+    journal: Journal,
+    folder: Path,
+    say: Say,
+    *,
+    text: Path | None = None,
+) -> list[Row]:
     """The rows of these cases; those that the journal does not hold are trained."""
     rows = []
     for case in cases:
         if journal.find(asdict(case)) is None:
-            journal.add(measure_language(case, folder, say))
+            journal.add(measure_language(case, folder, say, text=text))
         row = journal.find(asdict(case))
         assert row is not None
         rows.append(row)

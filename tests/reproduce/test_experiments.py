@@ -1,0 +1,134 @@
+"""Experiments judge what they measured, keep it, and do not measure it twice."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reformer.data.files import shipped_novel
+from reformer.reproduce import memory, quality, speed, table2
+from reformer.reproduce.findings import Check, Findings
+from reformer.reproduce.language import Comparison, measure_language
+from reformer.reproduce.report import write_report
+from reformer.reproduce.variants import VARIANTS
+
+CONTEXT = {
+    "command": "reformer reproduce",
+    "date": "2026-01-01",
+    "machine": {"processor": "any", "threads": 1, "torch": "2"},
+}
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some pages of the novel."""
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    path.write_bytes(shipped_novel().read_bytes()[:4000])
+    return path
+
+
+def _silent(sentence: str) -> None:
+    pass
+
+
+def _verdicts(findings: Findings) -> dict[str, bool]:
+    return {check.claim: check.passed for check in findings.checks}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_model_of_any_length(name: str) -> None:
+    for length in (1024, 16384):
+        config = VARIANTS[name](length)
+        assert config.max_length == length and len(config.layers) == 4
+        assert (config.hidden_size, config.num_heads, config.head_size) == (128, 2, 64)
+
+
+def test_a_comparison_is_a_function_of_its_name(tmp_path: Path, book: Path) -> None:
+    before = torch.get_rng_state()
+    case = Comparison("lsh", length=64, seed=3, steps=3)
+    first, second = (measure_language(case, tmp_path / name, _silent, text=book) for name in "ab")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first["losses"] == second["losses"] and len(first["losses"]) == 3
+    assert first["bits_per_byte"] == second["bits_per_byte"]
+    other = measure_language(dataclasses.replace(case, seed=4), tmp_path / "c", _silent, text=book)
+    assert other["losses"] != first["losses"]
+
+
+def test_what_the_journal_holds_is_not_trained_again(tmp_path: Path, book: Path) -> None:
+    said: list[str] = []
+    cases = [Comparison(variant, 64, 0, 2) for variant in ("exact", "local")]
+    journal = quality.Journal(tmp_path / "quality.jsonl")
+    rows = quality.run_all(cases, journal, tmp_path, said.append, text=book)
+    assert [row["variant"] for row in rows] == ["exact", "local"]
+    assert said
+    said.clear()
+    again = quality.Journal(tmp_path / "quality.jsonl")
+    assert quality.run_all(cases, again, tmp_path, said.append, text=book) == rows
+    assert not said
+
+
+def _quality_row(variant: str, steps: int, bits: float, seconds: float) -> dict[str, object]:
+    case = Comparison(variant, 16384, 0, steps)
+    return dataclasses.asdict(case) | {"bits_per_byte": bits, "seconds_per_step": seconds}
+
+
+def test_quality_fails_where_lsh_is_worse_or_slower() -> None:
+    exact, local = _quality_row("exact", 80, 2.5, 10.0), _quality_row("local", 80, 2.6, 2.0)
+    for bits, longer, seconds, expected in (
+        (2.52, 2.4, 2.0, [True, True]),
+        (2.53, 2.4, 2.0, [False, True]),
+        (2.52, 2.5, 2.0, [True, False]),
+        (2.52, 2.4, 5.1, [True, False]),
+    ):
+        lsh = [_quality_row("lsh", 80, bits, seconds), _quality_row("lsh", 160, longer, seconds)]
+        findings = quality._judge([exact, local, *lsh], {16384: 80})
+        assert list(_verdicts(findings).values()) == expected
+
+
+def test_speed_is_flat_or_it_is_not() -> None:
+    names = list(speed._contenders())
+
+    def row(length: int, seconds: float) -> dict[str, object]:
+        times = dict.fromkeys(names[:-1], seconds) | {"exact": 3.0}
+        return {"length": length, "tokens": 2048, "seconds": times}
+
+    flat = speed._judge([row(1024, 1.0), row(2048, 1.1)], 2048)
+    assert all(_verdicts(flat).values())
+    rising = speed._judge([row(1024, 1.0), row(2048, 1.2)], 2048)
+    assert sum(_verdicts(rising).values()) == 1
+
+
+def test_times_of_all_lengths_are_taken_on_the_same_tokens() -> None:
+    row = speed._time(256, 1024, repeats=1)
+    assert row["tokens"] == 1024
+    assert set(row["seconds"]) == set(speed._contenders())
+    assert min(row["seconds"].values()) > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_reversible_layers_need_less_memory_than_stored_ones(tmp_path: Path) -> None:
+    reversible, stored = (memory._peak(streams, 8, 2048) for streams in ("exact", "stored"))
+    assert 0 < reversible < stored / 2
+
+
+def test_table_2_judges_every_cell_by_the_paper() -> None:
+    accuracy = {"8": 1.0, "4": 0.99, "2": 0.985, "1": 0.90}
+    row = {"trained_rounds": 4, "length": 1024, "steps": 1, "seconds": 1, "accuracy": accuracy}
+    findings = table2._judge([row], "full")
+    assert list(_verdicts(findings).values()) == [True, True, True, False]
+    assert "90.00%" in findings.table and "91.9%" in findings.table
+
+
+def test_a_report_says_pass_or_fail_three_times_over(tmp_path: Path) -> None:
+    checks = [Check("it works", "yes", True), Check("it flies", "no", False)]
+    findings = Findings(
+        "Title", [{"a": 1}], "| a |", checks, lambda axes: axes.plot([1], label="a")
+    )
+    write_report(tmp_path, "name", findings, CONTEXT)
+    written = json.loads((tmp_path / "name.json").read_text())
+    assert written["passed"] is False and written["rows"] == [{"a": 1}]
+    page = (tmp_path / "name.md").read_text()
+    assert "| it works | yes | pass |" in page and "| it flies | no | FAIL |" in page
+    assert (tmp_path / "name.png").read_bytes().startswith(b"\x89PNG")
