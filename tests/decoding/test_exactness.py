@@ -75,19 +75,61 @@ def test_five_thousand_tokens(dtype, monkeypatch):
     cuts = [0, 3000, *range(3001, 3500), 4000, 5000]
     portions = [ids[start:end] for start, end in pairwise(cuts)]
     got = torch.cat([extend_all(model, [portion], cache)[0] for portion in portions])
-    stores = [kept.store for kept in cache.rows[0].layers if isinstance(kept, LinkedTokens)]
-    cached = [store.slice("bucket", 0, 5000).permute(1, 2, 0)[None] for store in stores]
-    layer = iter(cached)
-
-    def hash_as_cached(*args, **settings):
-        buckets, own = next(layer), hash_buckets(*args, **settings)
-        assert (buckets != own).double().mean() < (1e-4 if dtype == torch.float32 else 1e-9)
-        return buckets.to(own.dtype)
-
-    monkeypatch.setattr("reformer.nn.attention.hash_buckets", hash_as_cached)
+    _tell_the_hashes_of(cache, monkeypatch, 1e-4 if dtype == torch.float32 else 1e-9)
     whole = whole_logits(model, ids)
     torch.testing.assert_close(got, whole, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-10)
     assert torch.equal(got.argmax(-1), whole.argmax(-1))
+
+
+def _tell_the_hashes_of(cache, monkeypatch, most):
+    """From here on whole passes, left padded, hash as the cache did; they differ by ``most``."""
+    length = max(cache.lengths)
+    layers = list(zip(*([k for k in row.layers if isinstance(k, LinkedTokens)]
+                        for row in cache.rows), strict=True))  # fmt: skip
+    asked = [0]
+
+    def hash_as_cached(*args, **settings):
+        own = hash_buckets(*args, **settings)
+        held = layers[asked[0] % len(layers)]
+        asked[0] += 1
+        buckets, flips, hashes = own.clone(), 0, 0
+        for row, kept in enumerate(held):
+            count = kept.store.length
+            told = kept.store.slice("bucket", 0, count).permute(1, 2, 0).to(own.dtype)
+            buckets[row, ..., length - count :] = told
+            flips += int((told != own[row, ..., length - count :]).sum())
+            hashes += told.numel()
+        assert flips <= most * hashes
+        return buckets
+
+    monkeypatch.setattr("reformer.nn.attention.hash_buckets", hash_as_cached)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS)
+def test_unequal_rows_of_up_to_five_thousand_tokens_in_float32(layers, monkeypatch):
+    """Against one pass over the left-padded batch, which takes the same choices."""
+    model = make_model(layers, torch.float32, max_length=5000, init_scale=0.02, slice_length=1500)
+    rows = [random_ids(length, length) for length in (5000, 1, 2, 63, 777, 3001)]
+    padded = torch.zeros(len(rows), 5000, dtype=torch.int64)
+    mask = torch.zeros_like(padded)
+    for row, ids in enumerate(rows):
+        padded[row, 5000 - len(ids) :] = torch.tensor(ids)
+        mask[row, 5000 - len(ids) :] = 1
+    cache = new_cache(model, len(rows))
+    parts = [[] for _ in rows]
+    for start, end in [(0, 0.5), (0.5, 0.9), (0.9, 0.99), (0.99, 1)]:
+        portions = [ids[int(len(ids) * start) : int(len(ids) * end)] for ids in rows]
+        for part, got in zip(parts, extend_all(model, portions, cache), strict=True):
+            part.append(got)
+    _tell_the_hashes_of(cache, monkeypatch, 1e-4)
+    with torch.no_grad():
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        whole = model(padded, segment_ids=mask - 1, positions=positions).logits
+    for row, ids in enumerate(rows):
+        wanted, got = whole[row, 5000 - len(ids) :], torch.cat(parts[row])
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+        assert torch.equal(got.argmax(-1), wanted.argmax(-1))
 
 
 def test_unequal_rows_are_what_they_are_alone():

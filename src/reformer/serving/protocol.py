@@ -15,6 +15,8 @@ UNREAD_SECONDS = 30.0
 """Time for which a client may leave a full response buffer unread."""
 HEAD_BYTES = 16384
 """Longest request line and headers together."""
+SURPLUS_BYTES = 1 << 20
+"""What a client may still send of a body when it has been answered; enough to read the answer."""
 
 _TOO_LONG = b'{"error":{"message":"the request head is too long","type":"invalid_request_error"}}'
 
@@ -24,6 +26,7 @@ class TimedProtocol(H11Protocol):
 
     _arriving: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _surplus = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -37,7 +40,17 @@ class TimedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._arriving is None and self.conn.their_state is h11.IDLE:
             self._arriving = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+        if self._was_answered_early():
+            self._surplus += len(data)
+            if self._surplus > SURPLUS_BYTES:
+                self.transport.abort()
+                return
         super().data_received(data)
+
+    def _was_answered_early(self) -> bool:
+        """Whether a response, a refusal, is complete before the request is."""
+        answered = self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+        return answered and self.conn.their_state is h11.SEND_BODY
 
     def handle_events(self) -> None:
         super().handle_events()
