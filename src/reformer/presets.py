@@ -141,6 +141,10 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
+TASK_PRESETS: dict[str, str] = {"text": "novel", "dialogue": "dialogue", "copy": "copy"}
+"""Where a task starts from when no preset is named."""
+
+
 def preset(name: str) -> Preset:
     """The preset with this name; a ConfigError lists the names when there is none."""
     if name not in PRESETS:

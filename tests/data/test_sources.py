@@ -1,5 +1,7 @@
 """A sequence is a function of its number, whoever asks for it and in whichever batch."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,12 +20,12 @@ def test_a_batch_is_the_sequences_of_its_numbers(source: Source) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     for row in range(6):
         alone = source.batch(10 + row, 1)
-        assert torch.equal(together.input_ids[row], alone.input_ids[0])
-        assert torch.equal(together.labels[row], alone.labels[0])
+        assert torch.equal(together["input_ids"][row], alone["input_ids"][0])
+        assert torch.equal(together["labels"][row], alone["labels"][0])
 
 
 def test_text_sequences_are_pieces_of_the_text_from_everywhere() -> None:
-    input_ids = TextSource(STORE, 32, 0).batch(0, 2000).input_ids
+    input_ids = TextSource(STORE, 32, 0).batch(0, 2000)["input_ids"]
     assert torch.equal(input_ids - input_ids[:, :1], torch.arange(32).expand(2000, 32))
     starts = input_ids[:, 0]
     assert starts.min() < 10 and starts.max() > 958
@@ -31,22 +33,23 @@ def test_text_sequences_are_pieces_of_the_text_from_everywhere() -> None:
 
 
 def test_another_seed_gives_other_sequences() -> None:
-    first, second = (TextSource(STORE, 32, seed).batch(0, 100).input_ids for seed in (0, 1))
+    first, second = (TextSource(STORE, 32, seed).batch(0, 100)["input_ids"] for seed in (0, 1))
     assert (first == second).all(dim=1).sum() < 5
 
 
 def test_a_text_as_long_as_a_sequence_is_just_enough() -> None:
-    assert TextSource(STORE, 1000, 0).batch(3, 1).input_ids.shape == (1, 1000)
+    assert TextSource(STORE, 1000, 0).batch(3, 1)["input_ids"].shape == (1, 1000)
     with pytest.raises(InputError, match="length is 1001"):
         TextSource(STORE, 1001, 0)
 
 
 def test_bytes_per_token() -> None:
-    assert TextSource(STORE, 8, 0).bytes_per_token == 2.5
+    unit = TextSource(STORE, 8, 0).unit
+    assert unit.name == "bits_per_byte" and unit.per_nat == 1 / (2.5 * math.log(2))
 
 
 def test_copy_sequences_are_a_word_twice_and_only_the_second_is_labelled() -> None:
-    input_ids, labels = CopySource(32, 20, 0).batch(0, 50)
+    input_ids, labels = CopySource(32, 20, 0).batch(0, 50).values()
     first, second = input_ids[:, :16], input_ids[:, 16:]
     assert torch.equal(first, second)
     assert (first[:, 0] == 0).all()

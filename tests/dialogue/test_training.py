@@ -14,7 +14,7 @@ from reformer.data.chat_template import ChatTemplate, Message, chat_encoder
 from reformer.data.dialogues import DialogueSource, assistant_labels, prepare_dialogues
 from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer
-from reformer.training.dialogue_validation import DialogueValidation
+from reformer.tasks.dialogue import DialogueValidation
 
 ENCODER = chat_encoder(ChatTemplate(), ByteTokenizer())
 DIALOGUES = [
@@ -55,10 +55,10 @@ def test_sequences_begin_with_a_message_and_repeat_by_number(file, tmp_path):
     corpus = prepare_dialogues(tmp_path / "data", [file], None, ENCODER, 256)
     source = DialogueSource(corpus.train, 100, 5, ENCODER)
     whole, tail = source.batch(0, 30), source.batch(20, 10)
-    assert torch.equal(whole.input_ids[20:], tail.input_ids)
-    assert torch.equal(whole.labels[20:], tail.labels)
-    assert (whole.input_ids[:, 0] == ENCODER.markers["start"]).all()
-    assert set(whole.input_ids[:, 1].tolist()) == {
+    assert torch.equal(whole["input_ids"][20:], tail["input_ids"])
+    assert torch.equal(whole["labels"][20:], tail["labels"])
+    assert (whole["input_ids"][:, 0] == ENCODER.markers["start"]).all()
+    assert set(whole["input_ids"][:, 1].tolist()) == {
         ENCODER.markers["user"], ENCODER.markers["assistant"]
     }  # fmt: skip
     with pytest.raises(InputError, match="length is 99999"):

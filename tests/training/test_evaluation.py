@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from reformer.data.sources import CopySource
 from reformer.data.store import TokenStore
 from reformer.models.language import LanguageModelOutput, ReformerForCausalLM
-from reformer.training.evaluation import CopyValidation, TextValidation, score_text, windows
+from reformer.tasks.copy import CopyValidation
+from reformer.training.evaluation import TextValidation, score_text, windows
 from tests.training.conftest import CONFIG
 
 
@@ -113,5 +114,5 @@ class _Repeater(torch.nn.Module):
 def test_copy_accuracy_counts_the_second_half(model: ReformerForCausalLM) -> None:
     source = CopySource(16, 5, 0)
     measured = CopyValidation(source, 40).measure(_Repeater(), whole=True)  # type: ignore[arg-type]
-    words = source.batch(0, 40).labels[:, 9:]
+    words = source.batch(0, 40)["labels"][:, 9:]
     assert measured["validation_accuracy"] == pytest.approx(float((words != 1).float().mean()))

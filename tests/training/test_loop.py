@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from reformer.models.language import ReformerForCausalLM
+from reformer.tasks import prepare_task
 from reformer.training.checkpoint import load_latest
 from reformer.training.loop import Outcome, TrainingError, TrainingState, train, update
 from reformer.training.metrics import read_metrics
 from reformer.training.optim import build_optimizer
 from reformer.training.run import Run
-from reformer.training.task import prepare_task
 from tests.training.conftest import CONFIG, SETTINGS, Listener, MakeRun
 
 CPU = torch.device("cpu")

@@ -20,7 +20,9 @@ _COMMANDS = {
     "presets": "list the named models",
     "tokenizer train": "make a tokenizer.json from files",
     "convert": "models of other libraries to ours, and back",
+    "inspect": "what LSH finds of a model's attention on a text",
     "bench": "time attention beside its peers",
+    "reproduce": "measure results of the paper again, pass or fail",
     "doctor": "show what is in use here, and why",
 }
 
@@ -29,6 +31,7 @@ _USER_ERRORS = {
     "reformer.data.files.InputError",
     "reformer.training.run.RunError",
     "reformer.models.store.ModelError",
+    "reformer.models.reformer.VocabularyError",
     "reformer.interop.errors.ConversionError",
     "reformer.generation.sampling.SamplingError",
     "reformer.generation.decode.PromptError",

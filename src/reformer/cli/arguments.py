@@ -9,7 +9,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from reformer.cli.model_flags import ModelArguments, defaults, peek
 from reformer.cli.parsing import parse
-from reformer.presets import preset
+from reformer.presets import TASK_PRESETS, preset
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Inputs = Positional[Annotated[tuple[str, ...], arg(metavar="INPUT…")]]
@@ -20,7 +20,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class TrainArguments(ModelArguments):
-    """Train a Reformer language model.
+    """Train a Reformer: a language model, or whatever --task says.
 
     INPUTS are text or binary files, also .gz, .xz and .zst, folders, or globs. Without any,
     the model learns Moby-Dick, which comes with the package.
@@ -233,6 +233,47 @@ class BenchArguments:
     """Folder for attention.json, attention.md and attention.png."""
 
 
+@dataclass(frozen=True)
+class InspectArguments:
+    """Show what the LSH layers of a model do on a text: how full buckets are, what share of exact
+    attention's mass hashing finds and one more round would add, and who attends to whom."""
+
+    run: RunFolder
+    """Run or model folder."""
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """The text; its beginning is read, as long as the model's sequences."""
+    length: int | None = None
+    """Tokens to read, instead of all that the model supports."""
+    num_hashes: Annotated[int | None, arg(help="Rounds of hashing, instead of the model's.")] = None
+    queries: int = 256
+    """Positions at which attention is compared with exact attention."""
+    out: Path | None = None
+    """Folder for inspection.json and the pictures; by default RUN/inspection."""
+    json: bool = False
+    """Print the JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class ReproduceArguments:
+    """Measure a result of the paper, or a claim of this project, on this machine.
+
+    Writes a table, a plot and JSON with pass or fail, and exits with 1 where a claim fails. What
+    has been measured is kept: the same command goes on where it stopped.
+    """
+
+    what: Positional[
+        Annotated[Literal["table2", "speed", "memory", "quality"], arg(metavar="WHAT")]
+    ]
+    """table2: the duplication task. speed: time per step by length (figure 5). memory: by depth
+    and length (table 3). quality: bits per byte beside exact attention."""
+    full: bool = False
+    """What is compared with the paper, up to hours; without it, about two minutes."""
+    out: Path = Path("reproduced")
+    """Folder for the results, and for what goes on from them."""
+    json: bool = False
+    """Print the JSON instead of a table."""
+
+
 _ARGUMENTS: dict[str, Any] = {
     "train": TrainArguments,
     "evaluate": EvaluateArguments,
@@ -242,7 +283,9 @@ _ARGUMENTS: dict[str, Any] = {
     "plan": PlanArguments,
     "presets": PresetsArguments,
     "tokenizer train": TokenizerArguments,
+    "inspect": InspectArguments,
     "bench": BenchArguments,
+    "reproduce": ReproduceArguments,
     "convert": ConvertArguments,
     "doctor": DoctorArguments,
 }
@@ -257,14 +300,15 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
 
 def _defaults(words: Sequence[str]) -> dict[str, Any]:
     early = peek(words)
+    name = early.preset or TASK_PRESETS.get(early.task, "novel")
     if early.init is not None and not early.resume:
         from reformer.models.store import read_config
 
-        _, config = read_config(early.init, "ReformerForCausalLM")
-        return defaults(early.preset, (config, preset(early.preset)[1]))
+        _, config = read_config(early.init)
+        return defaults(name, (config, preset(name)[1]))
     if not early.resume:
-        return defaults(early.preset, preset(early.preset))
+        return defaults(name, preset(name))
     from reformer.training.run import find_run
 
-    description = find_run(RUNS, early.out, early.preset).description
+    description = find_run(RUNS, early.out, name).description
     return defaults(description.preset, (description.config, description.settings))

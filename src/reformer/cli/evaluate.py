@@ -15,26 +15,52 @@ from reformer.data.files import InputError, count_bytes, find_files, read_file
 from reformer.data.store import has_store, open_store, write_store
 from reformer.data.tokenizer import JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.models.language import ReformerForCausalLM
+from reformer.tasks import task_kind
 from reformer.training.evaluation import TextScore, score_text
-from reformer.training.run import RUN_FILE, open_run, require_vocabulary
-from reformer.training.task import copy_task, dialogue_validation
+from reformer.training.run import RUN_FILE, Run, open_run, require_vocabulary
 
 
 def run(arguments: EvaluateArguments) -> int:
     """Parse, evaluate, print."""
-    device = find_device(arguments.device)
-    model = ReformerForCausalLM.from_pretrained(arguments.run, num_hashes=arguments.num_hashes)
-    model.to(device)
-    length = _length(arguments.length, model.config.max_length)
-    if arguments.inputs:
-        results = _evaluate_files(model, arguments, length)
+    job = open_run(arguments.run) if (arguments.run / RUN_FILE).is_file() else None
+    if job is None or job.description.settings.task == "text":
+        results = _evaluate_text(arguments, job)
     else:
-        results = _evaluate_run(model, arguments.run, length)
+        results = _evaluate_task(arguments, job)
     if arguments.json:
         print(json.dumps(results, indent=2))
     else:
         _print_table(results)
     return 0
+
+
+def _evaluate_task(arguments: EvaluateArguments, job: Run) -> dict[str, Any]:
+    """What the run's task measures: on the files, or on what the run kept for validation."""
+    if arguments.length is not None or arguments.tokenizer is not None:
+        raise InputError("--length and --tokenizer are for language models of text")
+    kind = task_kind(job.description.settings.task)
+    model = kind.model.from_pretrained(job.path, num_hashes=arguments.num_hashes)
+    model.to(find_device(arguments.device))
+    if arguments.inputs:
+        validation = kind.validation_on(job, arguments.inputs)
+    else:
+        validation = kind.validation(job)
+    measured = validation.measure(model, whole=True)
+    return {name.removeprefix("validation_"): value for name, value in measured.items()}
+
+
+def _evaluate_text(arguments: EvaluateArguments, job: Run | None) -> dict[str, Any]:
+    model = ReformerForCausalLM.from_pretrained(arguments.run, num_hashes=arguments.num_hashes)
+    model.to(find_device(arguments.device))
+    length = _length(arguments.length, model.config.max_length)
+    if arguments.inputs:
+        return _evaluate_files(model, arguments, length)
+    if job is None:
+        raise InputError(f"{arguments.run} is a model without a run: name the files to evaluate")
+    if not has_store(job.data, "validation"):
+        raise InputError(f"{arguments.run} has no validation text: name the files to evaluate")
+    score = score_text(model, open_store(job.data, "validation"), length=length)
+    return {**_numbers(score), "context_length": length}
 
 
 def _length(asked: int | None, longest: int) -> int:
@@ -68,23 +94,6 @@ def _evaluate_files(
     total = sum(scores.values(), TextScore(0.0, 0, 0))
     files = [{"file": name, **_numbers(score)} for name, score in scores.items()]
     return {**_numbers(total), "context_length": length, "files": files}
-
-
-def _evaluate_run(model: ReformerForCausalLM, path: Path, length: int) -> dict[str, Any]:
-    """The run's own validation: the kept part of its text, or its task."""
-    if not (path / RUN_FILE).is_file():
-        raise InputError(f"{path} is a model without a run: name the files to evaluate")
-    job = open_run(path)
-    if job.description.settings.task == "copy":
-        measured = copy_task(model.config).validation.measure(model, whole=True)
-        return {name.removeprefix("validation_"): value for name, value in measured.items()}
-    if not has_store(job.data, "validation"):
-        raise InputError(f"{path} has no validation text: name the files to evaluate")
-    if job.description.settings.task == "dialogue":
-        measured = dialogue_validation(job).measure(model, whole=True)
-        return {name.removeprefix("validation_"): value for name, value in measured.items()}
-    score = score_text(model, open_store(job.data, "validation"), length=length)
-    return {**_numbers(score), "context_length": length}
 
 
 def _numbers(score: TextScore) -> dict[str, float]:

@@ -51,7 +51,7 @@ class ModelArguments:
     """A preset and what to change in it."""
 
     preset: str = "novel"
-    """Named starting point; `reformer presets` lists them."""
+    """Named starting point; `reformer presets` lists them. By default the task's own."""
     layers: tuple[LayerKind, ...] | None = None
     """One attention type per layer, such as `--layers local lsh local lsh`; settings within a
     type stay the preset's."""
@@ -97,12 +97,13 @@ class _QuietParser(argparse.ArgumentParser):
 
 
 def peek(words: Sequence[str]) -> argparse.Namespace:
-    """--preset, --out, --init and --resume among the words: they decide the other flags' defaults.
+    """The words that decide the other flags' defaults: --preset, --task, --out, --init, --resume.
 
     Words that cannot be understood are left for the full parser to complain about.
     """
     parser = _QuietParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="novel")
+    parser.add_argument("--preset")
+    parser.add_argument("--task")
     parser.add_argument("--out")
     parser.add_argument("--init")
     parser.add_argument("--resume", action="store_true")

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,12 +15,11 @@ from reformer.cli.devices import find_device
 from reformer.cli.model_flags import layer_kinds
 from reformer.cli.terminal import printable
 from reformer.config import ConfigError
-from reformer.data.files import InputError, find_files, shipped_novel
+from reformer.data.files import InputError, find_files
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
-from reformer.generation.decode import generate
-from reformer.generation.sampling import Sampling
-from reformer.generation.text import encode_prompt, stream_text
 from reformer.presets import preset
+from reformer.tasks import prepare_task, task_kind
+from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
 from reformer.training.planner import (
@@ -38,9 +38,8 @@ from reformer.training.run import (
     next_run_path,
     require_vocabulary,
 )
-from reformer.training.task import Task, prepare_task
+from reformer.training.task import Task
 
-_SAMPLE_TOKENS = 200
 _CHANGEABLE = {"steps", "evaluate_every", "evaluate_tokens", "save_every", "keep_last"}
 """Settings that a resumed run may change."""
 
@@ -49,7 +48,13 @@ def run(arguments: TrainArguments) -> int:
     """Train, report; the exit code."""
     console = Console(highlight=False)
     device = find_device(arguments.device)
-    job, task = _prepare(arguments, lambda sentence: console.print(sentence, soft_wrap=True))
+    job = _continue(arguments) if arguments.resume else _create(arguments)
+    with locked(job.path):
+        job, task = _prepare(arguments, job, lambda text: console.print(text, soft_wrap=True))
+        return _train(console, job, task, device)
+
+
+def _train(console: Console, job: Run, task: Task, device: torch.device) -> int:
     _introduce(console, job, task)
 
     def draw() -> None:
@@ -58,15 +63,16 @@ def run(arguments: TrainArguments) -> int:
 
     with TerminalReporter(console, job.description.settings, draw) as reporter:
         outcome = train(job, task, reporter, device)
-    _conclude(console, job, outcome)
+    _conclude(console, job, task, outcome)
     return outcome.exit_code
 
 
-def _prepare(arguments: TrainArguments, say: Callable[[str], None]) -> tuple[Run, Task]:
+def _prepare(
+    arguments: TrainArguments, job: Run, say: Callable[[str], None]
+) -> tuple[Run, Task]:
     """The run and what it learns; a new run whose input turns out bad leaves nothing behind."""
     if arguments.resume:
-        return prepare_task(_continue(arguments), length_fixed=False, say=say)
-    job = _create(arguments)
+        return prepare_task(job.describe(job.description), length_fixed=False, say=say)
     length_fixed = job.description.config.max_length != preset(arguments.preset)[0].max_length
     try:
         return prepare_task(job, length_fixed=length_fixed, say=say)
@@ -79,17 +85,16 @@ def _prepare(arguments: TrainArguments, say: Callable[[str], None]) -> tuple[Run
 
 def _create(arguments: TrainArguments) -> Run:
     """A new run folder; everything that can be checked before is."""
-    config = arguments.config()
     settings = arguments.training
+    kind = task_kind(settings.task)
+    config = kind.config(arguments.config())
+    inputs = kind.inputs(arguments.inputs)
+    if arguments.validation and not inputs:
+        raise InputError(f"the {settings.task} task makes its own data: name no --validation file")
+    if arguments.tokenizer and not kind.reads_text:
+        raise InputError(f"the {settings.task} task reads no text: it needs no --tokenizer")
     tokenizer: Tokenizer = ByteTokenizer()
-    inputs = arguments.inputs
-    if settings.task == "text" and not inputs:
-        inputs = (str(shipped_novel()),)
-    if settings.task == "dialogue" and not inputs:
-        raise InputError(
-            'the dialogue task learns conversations: name a file with one {"messages": […]} a line'
-        )
-    if settings.task != "copy":
+    if kind.reads_text:
         if arguments.init is not None:
             tokenizer = tokenizer_in(arguments.init)
         if arguments.tokenizer is not None:
@@ -97,9 +102,8 @@ def _create(arguments: TrainArguments) -> Run:
             if config.vocab_size == ByteTokenizer.vocab_size:
                 config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
             require_vocabulary(tokenizer, config.vocab_size)
+    if inputs:
         find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
-    elif arguments.inputs or arguments.tokenizer or arguments.validation:
-        raise InputError(f"the {settings.task} task makes its own data: name no files with it")
     require_memory(plan(config, settings), machine_memory())
     description = RunDescription(
         preset=arguments.preset,
@@ -114,7 +118,7 @@ def _create(arguments: TrainArguments) -> Run:
 
 
 def _continue(arguments: TrainArguments) -> Run:
-    """The run with the settings that may change; an error for those that may not."""
+    """The run as it shall go on; an error for settings that may not change."""
     existing = find_run(RUNS, arguments.out, arguments.preset)
     old = existing.description
     given = tuple(os.path.abspath(item) for item in arguments.inputs)
@@ -133,9 +137,8 @@ def _continue(arguments: TrainArguments) -> Run:
                 f"{flag} is {value} here and {before[name]} in {existing.path}: a run goes on "
                 "with what it was started with; start another one to change it"
             )
-    if arguments.training == old.settings:
-        return existing
-    return existing.describe(dataclasses.replace(old, settings=arguments.training))
+    changed = dataclasses.replace(old, settings=arguments.training)
+    return dataclasses.replace(existing, description=changed)
 
 
 def _introduce(console: Console, job: Run, task: Task) -> None:
@@ -146,7 +149,7 @@ def _introduce(console: Console, job: Run, task: Task) -> None:
     lines = {
         "Model": f"{format_count(expected.num_parameters)} parameters, "
         f"{len(config.layers)} layers ({layer_kinds(config)})",
-        "Data": _describe_data(task, config.vocab_size),
+        "Data": task.data,
         "Sequence": f"{config.max_length:,} tokens, {sequences} per step; "
         f"{settings.steps:,} steps see "
         f"{format_count(settings.steps * sequences * config.max_length)} tokens",
@@ -157,17 +160,8 @@ def _introduce(console: Console, job: Run, task: Task) -> None:
         console.print(Text.assemble((f"{name:<10}", "bold"), text), soft_wrap=True)
 
 
-def _describe_data(task: Task, vocab_size: int) -> str:
-    if task.num_tokens is None or task.num_bytes is None:
-        return "made up on the fly"
-    return (
-        f"{format_bytes(task.num_bytes)} of text, {task.num_tokens:,} tokens "
-        f"from a vocabulary of {vocab_size:,}"
-    )
-
-
-def _conclude(console: Console, job: Run, outcome: Outcome) -> None:
-    """A table of results and a sample of text, or how to go on."""
+def _conclude(console: Console, job: Run, task: Task, outcome: Outcome) -> None:
+    """A table of results and an example, or how to go on."""
     if outcome.exit_code != 0:
         console.print(
             f"Stopped after step {outcome.step}. Everything is saved; go on with: "
@@ -182,20 +176,8 @@ def _conclude(console: Console, job: Run, outcome: Outcome) -> None:
     table.add_row("time", format_seconds(outcome.seconds))
     table.add_row("run folder", str(job.path))
     console.print(table)
-    if job.description.settings.task == "text":
-        _print_sample(console, job, outcome)
-
-
-def _print_sample(console: Console, job: Run, outcome: Outcome) -> None:
-    tokenizer = job.tokenizer()
-    ids = generate(
-        outcome.model,
-        encode_prompt("", tokenizer),
-        max_new_tokens=_SAMPLE_TOKENS,
-        sampling=Sampling(temperature=0.8),
-        seed=job.description.config.seed,
-    )
-    console.print("A sample:", style="bold")
-    for piece in stream_text(ids, tokenizer):
-        console.print(Text(printable(piece)), end="", soft_wrap=True)
-    console.print()
+    if task.example is not None:
+        console.print("A sample:", style="bold")
+        for piece in task.example(outcome.model):
+            console.print(Text(printable(piece)), end="", soft_wrap=True)
+        console.print()

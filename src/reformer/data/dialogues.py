@@ -16,7 +16,7 @@ import torch
 from reformer.data.chat_template import ChatEncoder, Message, read_messages
 from reformer.data.corpus import VALIDATION_PART, Corpus
 from reformer.data.files import InputError, find_files, read_file
-from reformer.data.sources import Batch
+from reformer.data.sources import Batch, bits_per_byte
 from reformer.data.store import TokenStore, has_store, open_store, write_store
 from reformer.data.tokenizer import TokenIds, Tokenizer
 from reformer.ops.randomness import derive_seed
@@ -52,13 +52,26 @@ def prepare_dialogues(
         ("train", files, 0, total - kept),
         ("validation", held_out, total - kept if validation is None else 0, None),
     ):
-        dialogues = _between(read_dialogues(sources), first, end)
-        parts = (part for dialogue in dialogues for part in _parts(dialogue, encoder))
-        pieces = _Piecewise(encoder.tokenizer)
-        stores[name] = write_store(folder, name, parts, pieces, vocab_size)
-        if len(stores[name]) == 0:
-            raise InputError(f"{sources[0]} holds no conversations")
+        stores[name] = write_dialogues(folder, name, sources, encoder, vocab_size, first, end)
     return Corpus(stores["train"], stores["validation"])
+
+
+def write_dialogues(
+    folder: Path,
+    name: str,
+    files: Sequence[Path],
+    encoder: ChatEncoder,
+    vocab_size: int,
+    first: int = 0,
+    end: int | None = None,
+) -> TokenStore:
+    """Tokenise conversations number ``first`` to ``end`` of the files into a new store."""
+    dialogues = _between(read_dialogues(files), first, end)
+    parts = (part for dialogue in dialogues for part in _parts(dialogue, encoder))
+    store = write_store(folder, name, parts, _Piecewise(encoder.tokenizer), vocab_size)
+    if len(store) == 0:
+        raise InputError(f"{files[0]} holds no conversations")
+    return store
 
 
 def read_dialogues(files: Iterable[Path]) -> Iterator[list[Message]]:
@@ -140,7 +153,7 @@ class DialogueSource:
 
     def __init__(self, store: TokenStore, length: int, seed: int, encoder: ChatEncoder) -> None:
         self.length, self.seed, self.encoder = length, seed, encoder
-        self.bytes_per_token = store.num_bytes / len(store)
+        self.unit = bits_per_byte(store.num_bytes / len(store))
         self._tokens = store.tokens
         roles = [encoder.markers[name] for name in ("system", "user", "assistant")]
         starts = np.flatnonzero(np.isin(store.tokens, roles))
@@ -159,4 +172,7 @@ class DialogueSource:
             row = np.concatenate([self.encoder.start(), tokens])
             rows.append(row)
             labels.append(assistant_labels(row, self.encoder.markers))
-        return Batch(torch.from_numpy(np.stack(rows)), torch.from_numpy(np.stack(labels)))
+        return {
+            "input_ids": torch.from_numpy(np.stack(rows)),
+            "labels": torch.from_numpy(np.stack(labels)),
+        }

@@ -5,7 +5,9 @@ up by another number of processes, from the step's number alone.
 """
 
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,20 +18,33 @@ from reformer.data.store import TokenStore
 from reformer.ops.randomness import derive_seed, generator
 from reformer.ops.sliced import IGNORED_LABEL
 
+Batch = Mapping[str, Tensor]
+"""The arguments of the model's forward pass, such as input_ids int64 [B, L] and labels; the
+first dimension of each counts the sequences."""
 
-class Batch(NamedTuple):
-    """input_ids and labels, int64 [B, L], aligned; labels of -100 are not counted."""
 
-    input_ids: Tensor
-    labels: Tensor
+@dataclass(frozen=True)
+class LossUnit:
+    """What a loss is shown in: its name, and how much of it one nat is."""
+
+    name: str
+    per_nat: float = 1.0
+
+
+NATS = LossUnit("loss")
+
+
+def bits_per_byte(bytes_per_token: float) -> LossUnit:
+    """For a mean loss over tokens behind which there are so many bytes on average."""
+    return LossUnit("bits_per_byte", 1.0 / (math.log(2.0) * bytes_per_token))
 
 
 class Source(Protocol):
     """Where training sequences come from."""
 
     @property
-    def bytes_per_token(self) -> float:
-        """Average bytes of text behind a token."""
+    def unit(self) -> LossUnit:
+        """What the training loss is shown in."""
         ...
 
     def batch(self, first: int, count: int) -> Batch:
@@ -49,7 +64,7 @@ class TextSource:
         self.store = store
         self.length = length
         self.seed = seed
-        self.bytes_per_token = store.num_bytes / len(store)
+        self.unit = bits_per_byte(store.num_bytes / len(store))
 
     def batch(self, first: int, count: int) -> Batch:
         num_offsets = len(self.store) - self.length + 1
@@ -58,7 +73,7 @@ class TextSource:
             offset = derive_seed(self.seed, number) % num_offsets
             rows.append(self.store.tokens[offset : offset + self.length])
         input_ids = torch.from_numpy(np.stack(rows).astype(np.int64))
-        return Batch(input_ids, input_ids)
+        return {"input_ids": input_ids, "labels": input_ids}
 
 
 class CopySource:
@@ -67,7 +82,7 @@ class CopySource:
     Only the second w is labelled: the first one cannot be predicted.
     """
 
-    bytes_per_token = 1.0
+    unit = bits_per_byte(1.0)
 
     def __init__(self, length: int, vocab_size: int, seed: int) -> None:
         if length < 4 or length % 2:
@@ -88,9 +103,4 @@ class CopySource:
         input_ids = torch.cat([words, words], dim=1)
         labels = input_ids.clone()
         labels[:, : half + 1] = IGNORED_LABEL
-        return Batch(input_ids, labels)
-
-
-def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """Mean loss in nats per token as bits per byte of text."""
-    return nats_per_token / math.log(2.0) / bytes_per_token
+        return {"input_ids": input_ids, "labels": labels}

@@ -37,6 +37,15 @@ class StoreHeader:
     num_bytes: int
     vocab_size: int
 
+    def check(self) -> None:
+        """ValueError when the numbers cannot be right."""
+        for name in ("format", "num_tokens", "num_bytes", "vocab_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number")
+        if self.num_tokens > 0 and self.num_bytes == 0:
+            raise ValueError(f"num_bytes is 0 for {self.num_tokens} tokens")
+
 
 @dataclass(frozen=True)
 class TokenStore:
@@ -100,9 +109,10 @@ def open_store(folder: Path, name: str) -> TokenStore:
     header_path, tokens_path = _paths(folder, name)
     try:
         header = StoreHeader(**json.loads(header_path.read_text(encoding="utf-8")))
+        header.check()
         dtype = np.dtype(_DTYPES[header.dtype]).newbyteorder("<")
         size = tokens_path.stat().st_size
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{header_path} is not a token store: {error}") from error
     if header.format != _FORMAT or size != header.num_tokens * dtype.itemsize:
         raise InputError(

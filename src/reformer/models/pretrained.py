@@ -62,6 +62,16 @@ class PretrainedReformer(nn.Module):
         self._num_draws += 1
         return self._num_draws - 1
 
+    def start_from(self, folder: str | os.PathLike[str]) -> None:
+        """Take over the weights of the model in ``folder``: all of them where it has the same
+        head, else the trunk's. ``store.ModelError`` when they do not fit.
+        """
+        architecture, config = read_config(folder)
+        same_head = architecture == type(self).__name__ and config.labels == self.config.labels
+        prefix = "" if same_head else "reformer."
+        wanted = {n: t for n, t in self.state_dict().items() if n.startswith(prefix)}
+        self.load_state_dict(read_weights(folder, wanted, prefix=prefix), strict=same_head)
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into ``folder``."""
         write_model(folder, type(self).__name__, self.config, self.state_dict())

@@ -3,11 +3,13 @@
 config.json holds the model's own configuration under "reformer". The keys beside it are for
 the Hugging Face ecosystem: ``transformers`` reads them and may add to them, this module needs
 only "architectures". Nothing is unpickled. Shapes are checked against the config before any
-weight is read, and files appear under their names only when they are complete.
+weight is read. Saving replaces both files at once: whatever interrupts it, the folder holds the
+old model or the new one.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reformer import durable
 from reformer.config import ConfigError, ReformerConfig
 
 CONFIG_FILE = "config.json"
@@ -34,22 +37,41 @@ def write_model(
     config: ReformerConfig,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Write config.json and model.safetensors into ``folder``, which is made if needed."""
+    """Write config.json and model.safetensors into ``folder``, which is made if needed.
+
+    OSError when the disk fails; a model that the folder held before is then still there.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    weights = folder / (WEIGHTS_FILE + ".part")
-    save_file(contents, weights)
-    os.replace(weights, folder / WEIGHTS_FILE)
+    durable.make_folder(folder)
+    temporary = folder / (durable.TEMPORARY + "model")
+    shutil.rmtree(temporary, ignore_errors=True)
     values = {
         "model_type": MODEL_TYPE,
         "architectures": [architecture],
         "reformer": config.to_dict(),
     }
-    text = json.dumps(values, indent=2)
-    part = folder / (CONFIG_FILE + ".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, folder / CONFIG_FILE)
+    try:
+        temporary.mkdir()
+        write_tensors(temporary / WEIGHTS_FILE, tensors)
+        text = json.dumps(values, indent=2) + "\n"
+        (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
+        durable.replace_files(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file; OSError when the disk fails, as with any other file."""
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(contents, path)
+        # Safetensors makes files that only their owner may read.
+        path.chmod(mode)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def read_config(
@@ -59,7 +81,7 @@ def read_config(
 
     ``architecture`` is the one that must be there; None welcomes any.
     """
-    path = Path(folder) / CONFIG_FILE
+    path = durable.current_file(Path(folder), CONFIG_FILE)
     if not path.is_file():
         raise ModelError(f"{folder} is not a model: it has no {CONFIG_FILE}")
     try:
@@ -84,18 +106,20 @@ def read_config(
 
 
 def read_weights(
-    folder: str | os.PathLike[str], expected: Mapping[str, Tensor]
+    folder: str | os.PathLike[str], expected: Mapping[str, Tensor], *, prefix: str = ""
 ) -> dict[str, Tensor]:
     """The weights in ``folder``; names and shapes must be exactly those of ``expected``.
+    Names in the folder that do not begin with ``prefix`` are left alone.
 
     ``expected`` may be on the meta device: nothing is read before everything agrees.
     """
-    path = Path(folder) / WEIGHTS_FILE
+    path = durable.current_file(Path(folder), WEIGHTS_FILE)
     if not path.is_file():
         raise ModelError(f"{folder} is not a model: it has no {WEIGHTS_FILE}")
     try:
         with safe_open(path, framework="pt") as file:
-            _check_names(path, set(file.keys()), set(expected))
+            found = {name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+            _check_names(path, found, set(expected))
             dtypes = {file.get_slice(name).get_dtype() for name in expected}
             if len(dtypes) > 1 or not dtypes <= _FLOATS:
                 raise ModelError(

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from reformer.training import durable
+from reformer import durable
+from reformer.models.store import write_tensors
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
@@ -42,7 +43,11 @@ class Checkpoint:
 
     def tensors(self, file_name: str) -> dict[str, Tensor]:
         """The tensors of one safetensors file."""
-        return load_file(self.folder / file_name)
+        path = self.folder / file_name
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def save_checkpoint(
@@ -65,13 +70,12 @@ def save_checkpoint(
     name = f"{_PREFIX}{step:06d}"
     temporary = root / (durable.TEMPORARY + name)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(root)
         durable.restore_folders(root)
         durable.clear_temporary(root)
         temporary.mkdir()
         for file_name, contents in tensors.items():
-            stored = {key: value.detach().cpu().contiguous() for key, value in contents.items()}
-            save_file(stored, temporary / file_name)
+            write_tensors(temporary / file_name, contents)
         for file_name, text in (texts or {}).items():
             (temporary / file_name).write_text(text, encoding="utf-8")
         (temporary / STATE_FILE).write_text(_canonical(dict(state)), encoding="utf-8")
@@ -81,9 +85,9 @@ def save_checkpoint(
         durable.write_text(root / POINTER_FILE, name + "\n")
         for old in _folders(root)[keep_last:]:
             durable.discard_folder(old)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = error.strerror or str(error)
         raise CheckpointError(
             f"the checkpoint of step {step} could not be saved in {root}: {reason}; "
             "earlier checkpoints are untouched"
@@ -98,6 +102,7 @@ def load_latest(root: Path, say: Callable[[str], None]) -> Checkpoint | None:
     checkpoints and none is whole.
     """
     durable.restore_folders(root)
+    durable.clear_temporary(root)
     folders = _folders(root)
     for folder in folders:
         try:
@@ -124,8 +129,17 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(f"the checkpoint {folder} lacks {name}") from error
         if damaged:
             raise CheckpointError(f"the checkpoint {folder} is damaged: {name} has changed")
-    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return Checkpoint(folder, manifest["step"], state)
+    return Checkpoint(folder, manifest["step"], _read_state(folder / STATE_FILE))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} must hold one JSON object")
+    return state
 
 
 def refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -161,7 +175,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"the checkpoint {folder} lacks {MANIFEST_FILE}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{damaged} cannot be read") from error
     if not whole:
         raise CheckpointError(f"{damaged} has changed")

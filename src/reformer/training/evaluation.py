@@ -1,16 +1,15 @@
-"""How well a model does: bits per byte of text, accuracy on the copy task."""
+"""How well a model does: bits per byte of text."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reformer.data.sources import CopySource
 from reformer.data.store import TokenStore
 from reformer.models.language import ReformerForCausalLM
 from reformer.ops.sliced import IGNORED_LABEL
@@ -106,13 +105,14 @@ def _stack(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def total_cost(model: ReformerForCausalLM, input_ids: Tensor, labels: Tensor) -> float:
     """Total nats of the labelled tokens."""
     device = next(model.parameters()).device
-    with _evaluating(model):
+    with evaluating(model):
         loss = model(input_ids.to(device), labels=labels.to(device)).loss
     return float(loss) * int((labels[:, 1:] != IGNORED_LABEL).sum())
 
 
 @contextmanager
-def _evaluating(model: ReformerForCausalLM) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; the mode before comes back at the end."""
     training = model.training
     model.eval()
     try:
@@ -125,10 +125,12 @@ def _evaluating(model: ReformerForCausalLM) -> Iterator[None]:
 class Validation(Protocol):
     """What a training run is judged by."""
 
-    def measure(
-        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = no_pause
-    ) -> dict[str, float]:
-        """Metrics by name, ``validation_bits_per_byte`` among them; a fixed part, or all."""
+    def measure(self, model: Any, *, whole: bool, pause: Pause = no_pause) -> dict[str, float]:
+        """Metrics by names that begin with ``validation_``; on a fixed part, or on all."""
+        ...
+
+    def cost(self, metrics: Mapping[str, float]) -> float:
+        """The one number by which weights are chosen; lower is better."""
         ...
 
 
@@ -146,37 +148,5 @@ class TextValidation:
         score = score_text(model, self.store if whole else self.part, pause=pause)
         return {"validation_bits_per_byte": score.bits_per_byte}
 
-
-class CopyValidation:
-    """Loss and accuracy on the second half of copy sequences that training never sees."""
-
-    def __init__(self, source: CopySource, num_sequences: int) -> None:
-        self.source = source
-        self.num_sequences = num_sequences
-
-    def measure(
-        self, model: ReformerForCausalLM, *, whole: bool, pause: Pause = no_pause
-    ) -> dict[str, float]:
-        count = self.num_sequences if whole else max(1, self.num_sequences // 4)
-        nats = correct = total = 0.0
-        for number in range(count):
-            pause()
-            input_ids, labels = self.source.batch(number, 1)
-            nats += total_cost(model, input_ids, labels)
-            hits, counted = _count_correct(model, input_ids, labels)
-            correct, total = correct + hits, total + counted
-        return {
-            "validation_bits_per_byte": nats / math.log(2.0) / total,
-            "validation_accuracy": correct / total,
-        }
-
-
-def _count_correct(
-    model: ReformerForCausalLM, input_ids: Tensor, labels: Tensor
-) -> tuple[int, int]:
-    device = next(model.parameters()).device
-    with _evaluating(model):
-        predicted = model(input_ids.to(device)).logits.argmax(dim=-1).cpu()
-    counted = labels[:, 1:] != IGNORED_LABEL
-    correct = (predicted[:, :-1] == labels[:, 1:]) & counted
-    return int(correct.sum()), int(counted.sum())
+    def cost(self, metrics: Mapping[str, float]) -> float:
+        return metrics["validation_bits_per_byte"]

@@ -14,12 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from reformer.data.sources import Source, bits_per_byte
-from reformer.models.language import ReformerForCausalLM
-from reformer.models.store import read_weights
+from reformer.data.sources import Batch, Source
+from reformer.models.pretrained import PretrainedReformer
+from reformer.models.reformer import VocabularyError
 from reformer.nn.streams import StreamRangeError
 from reformer.settings import TrainingSettings
-from reformer.training.checkpoint import load_latest, save_checkpoint
+from reformer.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_latest,
+    save_checkpoint,
+)
 from reformer.training.metrics import MetricsWriter
 from reformer.training.optim import (
     NonFiniteError,
@@ -57,10 +62,10 @@ class TrainingError(RuntimeError):
 class TrainingState:
     """All that changes in training. ``pending``: the row of a step that is not yet written."""
 
-    model: ReformerForCausalLM
+    model: PretrainedReformer
     optimizer: torch.optim.AdamW
     step: int = 0
-    best_bits: float | None = None
+    best_cost: float | None = None
     best_step: int | None = None
     pending: Row | None = None
 
@@ -69,7 +74,7 @@ class TrainingState:
 class Outcome:
     """How a run ended. exit_code: 0, or 128 + the signal that stopped it."""
 
-    model: ReformerForCausalLM
+    model: PretrainedReformer
     step: int
     best_step: int | None
     exit_code: int
@@ -85,45 +90,55 @@ def train(run: Run, task: Task, reporter: Reporter, device: torch.device) -> Out
     step saved, and CheckpointError when the disk fails.
     """
     started = time.monotonic()
-    state = start_or_resume(run, reporter, device)
+    state = start_or_resume(run, task.model, reporter, device)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest(reporter.say))
+        stop = stack.enter_context(StopRequest())
         metrics = MetricsWriter(run.metrics, run.tensorboard, state.step)
         stack.callback(metrics.close)
         try:
             _train_steps(run, task, state, metrics, reporter, stop)
-            best = _best_model(run, device)
+            best = task.model.from_pretrained(run.path).to(device)
             final = task.validation.measure(best, whole=True, pause=stop.check)
             exit_code = 0
         except StopRequestedError as stopped:
             _save(run, state)
             best, final, exit_code = state.model, {}, stopped.exit_code
-        except (NonFiniteError, StreamRangeError) as error:
+        except (NonFiniteError, StreamRangeError, VocabularyError) as error:
             raise _explain(run, state, error) from error
     seconds = time.monotonic() - started
     return Outcome(best, state.step, state.best_step, exit_code, seconds, final)
 
 
-def start_or_resume(run: Run, reporter: Reporter, device: torch.device) -> TrainingState:
+def start_or_resume(
+    run: Run, model_class: type[PretrainedReformer], reporter: Reporter, device: torch.device
+) -> TrainingState:
     """The model that the run starts from, or its newest checkpoint that is whole."""
     config, settings = run.description.config, run.description.settings
-    model = ReformerForCausalLM(config).to(device).train()
+    model = model_class(config).to(device).train()
     state = TrainingState(model, build_optimizer(model, settings))
     checkpoint = load_latest(run.checkpoints, reporter.say)
     if checkpoint is None:
         if run.description.init is not None:
-            model.load_state_dict(read_weights(run.description.init, model.state_dict()))
+            model.start_from(run.description.init)
         return state
-    model.load_state_dict(checkpoint.tensors("model.safetensors"))
-    moments = checkpoint.tensors("optimizer.safetensors")
-    restore_optimizer(model, state.optimizer, moments, checkpoint.step)
-    state.step = checkpoint.step
-    if run.has_model:
-        state.best_bits = checkpoint.state["best_bits"]
-        state.best_step = checkpoint.state["best_step"]
-    state.pending = checkpoint.state["pending"]
+    try:
+        _restore(state, checkpoint, has_best=run.has_model)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.folder} does not fit this run: {error}") from error
     reporter.say(f"Going on from step {state.step}.")
     return state
+
+
+def _restore(state: TrainingState, checkpoint: Checkpoint, *, has_best: bool) -> None:
+    state.model.load_state_dict(checkpoint.tensors("model.safetensors"))
+    moments = checkpoint.tensors("optimizer.safetensors")
+    restore_optimizer(state.model, state.optimizer, moments, checkpoint.step)
+    state.step = checkpoint.step
+    if has_best and checkpoint.state["best_cost"] is not None:
+        state.best_cost = float(checkpoint.state["best_cost"])
+        state.best_step = int(checkpoint.state["best_step"])
+    if checkpoint.state["pending"] is not None:
+        state.pending = dict(checkpoint.state["pending"])
 
 
 def _train_steps(
@@ -143,7 +158,7 @@ def _train_steps(
         row = state.pending
         if state.step % settings.evaluate_every == 0 or state.step == settings.steps:
             row |= task.validation.measure(state.model, whole=False, pause=stop.check)
-            _keep_best(run, state, row["validation_bits_per_byte"])
+            _keep_best(run, state, task.validation.cost(row))
         metrics.write(row)
         state.pending = None
         reporter.step(row, state.step * tokens_per_step)
@@ -151,12 +166,15 @@ def _train_steps(
             _save(run, state)
 
 
-def _explain(run: Run, state: TrainingState, error: ArithmeticError) -> TrainingError:
+def _explain(run: Run, state: TrainingState, error: Exception) -> TrainingError:
     """Names the step and the tensor, after saving what is still good."""
-    weight = find_non_finite(dict(state.model.named_parameters()))
-    if weight is None:
+    weights = dict(state.model.named_parameters())
+    weight = find_non_finite(weights)
+    if find_non_finite(weights | optimizer_tensors(state.model, state.optimizer)) is None:
         _save(run, state)
     reason = str(error) if weight is None else f"the weight {weight} holds NaN or infinity"
+    if isinstance(error, VocabularyError):
+        reason += f"; the tokens in {run.data} are damaged: delete that folder to make them again"
     if state.pending is not None:
         return TrainingError(f"validation failed after step {state.step}: {reason}")
     step = state.step + 1
@@ -175,8 +193,8 @@ def update(state: TrainingState, source: Source, settings: TrainingSettings) -> 
     nats = 0.0
     for micro_step in range(settings.accumulation_steps):
         draw = state.step * settings.accumulation_steps + micro_step
-        input_ids, labels = source.batch(draw * settings.batch_size, settings.batch_size)
-        loss = _loss(state.model, input_ids, labels, draw, settings)
+        batch = source.batch(draw * settings.batch_size, settings.batch_size)
+        loss = _loss(state.model, batch, draw, settings)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NonFiniteError(f"the loss is {value}")
@@ -185,27 +203,22 @@ def update(state: TrainingState, source: Source, settings: TrainingSettings) -> 
     rate = learning_rate(state.step, settings)
     norm = apply_update(state.model, state.optimizer, rate, settings.clip_norm)
     state.step += 1
-    tokens = _sequences_per_step(settings) * input_ids.shape[1]
+    tokens = settings.accumulation_steps * batch["input_ids"].numel()
     return {
         "step": state.step,
-        "train_bits_per_byte": bits_per_byte(nats, source.bytes_per_token),
+        f"train_{source.unit.name}": nats * source.unit.per_nat,
         "learning_rate": rate,
         "gradient_norm": norm,
         "tokens_per_second": tokens / max(time.monotonic() - started, 1e-9),
     }
 
 
-def _loss(
-    model: ReformerForCausalLM,
-    input_ids: Tensor,
-    labels: Tensor,
-    draw: int,
-    settings: TrainingSettings,
-) -> Tensor:
+def _loss(model: PretrainedReformer, batch: Batch, draw: int, settings: TrainingSettings) -> Tensor:
     device = next(model.parameters()).device
     low_precision = settings.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-        loss: Tensor = model(input_ids.to(device), labels=labels.to(device), draw=draw).loss
+        tensors = {name: tensor.to(device) for name, tensor in batch.items()}
+        loss: Tensor = model(**tensors, draw=draw).loss
     return loss
 
 
@@ -213,12 +226,12 @@ def _sequences_per_step(settings: TrainingSettings) -> int:
     return settings.batch_size * settings.accumulation_steps
 
 
-def _keep_best(run: Run, state: TrainingState, bits: float) -> None:
-    if not math.isfinite(bits):
-        raise NonFiniteError(f"the validation loss is {bits}")
-    if state.best_bits is None or bits < state.best_bits:
+def _keep_best(run: Run, state: TrainingState, cost: float) -> None:
+    if not math.isfinite(cost):
+        raise NonFiniteError(f"the validation loss is {cost}")
+    if state.best_cost is None or cost < state.best_cost:
         run.write_model(state.model)
-        state.best_bits, state.best_step = bits, state.step
+        state.best_cost, state.best_step = cost, state.step
 
 
 def _save(run: Run, state: TrainingState) -> None:
@@ -226,7 +239,7 @@ def _save(run: Run, state: TrainingState) -> None:
     save_checkpoint(
         run.checkpoints,
         state.step,
-        {"best_bits": state.best_bits, "best_step": state.best_step, "pending": state.pending},
+        {"best_cost": state.best_cost, "best_step": state.best_step, "pending": state.pending},
         {
             "model.safetensors": state.model.state_dict(),
             "optimizer.safetensors": optimizer_tensors(state.model, state.optimizer),
@@ -235,7 +248,3 @@ def _save(run: Run, state: TrainingState) -> None:
     )
     if not run.has_model:
         run.write_model(state.model)
-
-
-def _best_model(run: Run, device: torch.device) -> ReformerForCausalLM:
-    return ReformerForCausalLM.from_pretrained(run.path).to(device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reformer.training import durable
+from reformer import durable
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -20,6 +20,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
+
+
+def training_unit(row: Mapping[str, Any]) -> str:
+    """What the row's training loss is in, such as ``bits_per_byte``."""
+    return next(name for name in row if name.startswith("train_")).removeprefix("train_")
 
 
 class MetricsWriter:

@@ -41,7 +41,8 @@ def apply_update(
 ) -> float:
     """Clip the gradients to a global norm, update, clear them; the norm before clipping.
 
-    NonFiniteError, before any weight has changed, when the norm is not finite.
+    NonFiniteError, before any weight has changed, when a gradient, a weight or a moment is not
+    finite.
     """
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     norm = float(nn.utils.get_total_norm(gradients.values()))
@@ -49,6 +50,9 @@ def apply_update(
         name = find_non_finite(gradients)
         what = f"the gradient of {name} holds" if name else "the gradients' norm reaches"
         raise NonFiniteError(f"{what} NaN or infinity")
+    name = find_non_finite(dict(model.named_parameters()) | optimizer_tensors(model, optimizer))
+    if name is not None:
+        raise NonFiniteError(f"{name} holds NaN or infinity")
     nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, torch.tensor(norm))
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -60,7 +64,8 @@ def apply_update(
 def find_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The first name whose tensor holds a NaN or an infinity."""
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        # A sum is finite only over what is finite, and much faster; a large one may overflow.
+        if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             return name
     return None
 
@@ -83,5 +88,10 @@ def restore_optimizer(
         if f"{name}.exp_avg" not in tensors:
             continue
         moments = {m: tensors[f"{name}.{m}"].to(parameter.device) for m in _MOMENTS}
+        for moment, tensor in moments.items():
+            if tensor.shape != parameter.shape:
+                raise ValueError(
+                    f"{name}.{moment} is {list(tensor.shape)}, not {list(parameter.shape)}"
+                )
         count = torch.tensor(float(step), device=parameter.device)
         optimizer.state[parameter] = {"step": count, **moments}

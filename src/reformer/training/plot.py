@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reformer.training import durable
+from reformer import durable
+from reformer.training.metrics import training_unit
 
 
 def plot_losses(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw bits per byte over steps into a PNG, from the rows of metrics.jsonl."""
+    """Draw the loss over steps into a PNG, from the rows of metrics.jsonl."""
     # Imported here: half a second that only runs which validate should pay.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -18,19 +19,20 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> No
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = [row["step"] for row in rows]
-    losses = [row["train_bits_per_byte"] for row in rows]
+    unit = training_unit(rows[-1])
+    losses = [row[f"train_{unit}"] for row in rows]
     axes.plot(steps, losses, color="#9db4c0", linewidth=0.7, label="training, each step")
     axes.plot(steps, _smoothed(losses), color="#253237", linewidth=1.4, label="training, smoothed")
-    validated = [row for row in rows if "validation_bits_per_byte" in row]
+    validated = [row for row in rows if f"validation_{unit}" in row]
     axes.plot(
         [row["step"] for row in validated],
-        [row["validation_bits_per_byte"] for row in validated],
+        [row[f"validation_{unit}"] for row in validated],
         color="#d1495b",
         marker="o",
         markersize=3,
         label="validation",
     )
-    axes.set(xlabel="step", ylabel="bits per byte", title=title)
+    axes.set(xlabel="step", ylabel=unit.replace("_", " "), title=title)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     temporary = path.with_name(durable.TEMPORARY + path.name)

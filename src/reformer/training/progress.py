@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from reformer.settings import TrainingSettings
+from reformer.training.metrics import training_unit
 
 
 class TerminalReporter:
@@ -40,22 +41,22 @@ class TerminalReporter:
 
     def step(self, row: dict[str, Any], tokens_seen: int) -> None:
         """Refresh the live line; print a line when the step was validated."""
-        bits = row["train_bits_per_byte"]
-        self._smoothed = bits if self._smoothed is None else 0.95 * self._smoothed + 0.05 * bits
-        line = self._line(row, tokens_seen)
+        unit = training_unit(row)
+        loss = row[f"train_{unit}"]
+        self._smoothed = loss if self._smoothed is None else 0.95 * self._smoothed + 0.05 * loss
+        line = self._line(row, unit, tokens_seen)
         self._live.update(Text(line))
-        if "validation_bits_per_byte" in row:
-            line += f"   validation {row['validation_bits_per_byte']:.3f}"
-            if "validation_accuracy" in row:
-                line += f" ({100 * row['validation_accuracy']:.1f} % right)"
-            self._console.print(Text(line), soft_wrap=True)
+        measured = {n: v for n, v in row.items() if n.startswith("validation_")}
+        if measured:
+            values = [f"{_shown(name, unit)}{value:.3f}" for name, value in measured.items()]
+            self._console.print(Text(f"{line}   validation {', '.join(values)}"), soft_wrap=True)
             self._on_validation()
 
-    def _line(self, row: dict[str, Any], tokens_seen: int) -> str:
+    def _line(self, row: dict[str, Any], unit: str, tokens_seen: int) -> str:
         return (
             f"step {row['step']:>{len(str(self._settings.steps))}}/{self._settings.steps}   "
             f"{format_count(tokens_seen)} tokens   "
-            f"{self._smoothed:.3f} bits per byte   "
+            f"{self._smoothed:.3f} {unit.replace('_', ' ')}   "
             f"{row['tokens_per_second']:,.0f} tokens/s   "
             f"{self._time_left(row['step'])} left"
         )
@@ -68,6 +69,12 @@ class TerminalReporter:
         first_step, first_time = self._first
         per_step = (now - first_time) / max(1, step - first_step)
         return format_seconds(per_step * (self._settings.steps - step))
+
+
+def _shown(name: str, unit: str) -> str:
+    """What stands before a validation's value; nothing when its unit was said already."""
+    name = name.removeprefix("validation_")
+    return "" if name == unit else name.replace("_", " ") + " "
 
 
 def format_seconds(seconds: float) -> str:

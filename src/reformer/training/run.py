@@ -9,13 +9,16 @@ RUN/checkpoints/            the last states, to go on from
 RUN/metrics.jsonl, tensorboard/, loss.png
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reformer import durable
 from reformer.config import ConfigError, ReformerConfig
 from reformer.data.chat_template import (
     TEMPLATE_FILE,
@@ -25,9 +28,10 @@ from reformer.data.chat_template import (
 )
 from reformer.data.files import InputError
 from reformer.data.tokenizer import TOKENIZER_FILE, JsonTokenizer, Tokenizer, tokenizer_in
-from reformer.models.language import ReformerForCausalLM
+from reformer.models.pretrained import PretrainedReformer
+from reformer.models.store import WEIGHTS_FILE
 from reformer.settings import TrainingSettings
-from reformer.training import durable
+from reformer.training.checkpoint import CheckpointError
 
 RUN_FILE = "run.json"
 _FORMAT = 1
@@ -106,7 +110,7 @@ class Run:
     @property
     def has_model(self) -> bool:
         """Whether best weights have been written."""
-        return (self.path / "model.safetensors").is_file()
+        return durable.current_file(self.path, WEIGHTS_FILE).is_file()
 
     def tokenizer(self) -> Tokenizer:
         """The run's own tokenizer, or bytes."""
@@ -121,14 +125,15 @@ class Run:
         _write_description(self.path, description)
         return replace(self, description=description)
 
-    def write_model(self, model: ReformerForCausalLM) -> None:
-        """Make ``model`` the run's best weights; after a crash the old or the new are there."""
-        temporary = self.path / (durable.TEMPORARY + "model")
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        names = ("config.json", "model.safetensors")
-        durable.write_files(self.path, {name: temporary / name for name in names})
-        temporary.rmdir()
+    def write_model(self, model: PretrainedReformer) -> None:
+        """Make ``model`` the run's best weights; CheckpointError when the disk fails."""
+        try:
+            model.save_pretrained(self.path)
+        except OSError as error:
+            raise CheckpointError(
+                f"the best weights could not be saved in {self.path}: "
+                f"{error.strerror or error}; earlier ones are untouched"
+            ) from error
 
     def discard(self) -> None:
         """Delete the folder: for a run that never started."""
@@ -139,24 +144,36 @@ def create_run(path: Path, description: RunDescription, tokenizer: Tokenizer) ->
     """Make a run folder; RunError when the path already holds something."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file: --out must name a new folder")
-    if path.exists() and any(path.iterdir()):
-        raise RunError(
-            f"{path} is not empty, and a run never overwrites anything: "
-            "use --resume to go on with the run in it, or another --out"
-        )
-    temporary = path.with_name(durable.TEMPORARY + path.name)
+    # A name of this process's own: another may be making the same run.
+    temporary = path.with_name(f"{durable.TEMPORARY}{path.name}-{os.getpid()}")
     try:
+        durable.make_folder(path.parent)
+        if path.exists():
+            _require_empty(path)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         if isinstance(tokenizer, JsonTokenizer):
             durable.write_text(temporary / TOKENIZER_FILE, tokenizer.text)
         if description.settings.task == "dialogue":
             durable.write_text(temporary / TEMPLATE_FILE, template_text(ChatTemplate()))
         _write_description(temporary, description)
-        durable.publish_folder(temporary, path)
+        durable.flush_folder(temporary)
+        os.rename(temporary, path)  # refuses a folder that is not empty
+        durable.flush(path.parent)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            _require_empty(path)
         raise RunError(f"cannot write to {path}: {error.strerror}") from error
     return Run(path, description)
+
+
+def _require_empty(path: Path) -> None:
+    if any(path.iterdir()):
+        raise RunError(
+            f"{path} is not empty, and a run never overwrites anything: "
+            "use --resume to go on with the run in it, or another --out"
+        )
 
 
 def open_run(path: Path) -> Run:
@@ -167,7 +184,7 @@ def open_run(path: Path) -> Run:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return Run(path, RunDescription.from_dict(values))
-    except (OSError, ConfigError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ConfigError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
 
 

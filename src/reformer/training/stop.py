@@ -1,9 +1,12 @@
 """Stopping on SIGINT and SIGTERM: finish the step, save, leave."""
 
+import contextlib
+import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType
+
+_STDERR = 2
 
 
 class StopRequestedError(Exception):
@@ -19,8 +22,7 @@ class StopRequest:
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._exit_code: int | None = None
         self._previous: dict[signal.Signals, object] = {}
 
@@ -43,4 +45,7 @@ class StopRequest:
         if self._exit_code is not None:
             raise SystemExit(128 + number)
         self._exit_code = 128 + number
-        self._say("Stopping after this step; everything will be saved. Again: stop at once.")
+        # Printing is not safe here: the signal may have come in the middle of it.
+        with contextlib.suppress(OSError):
+            os.write(_STDERR, b"Stopping after this step; everything will be saved. ")
+            os.write(_STDERR, b"Again: stop at once.\n")

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished or discarded files and folders; anything so named may be deleted."""
 _ASIDE = ".aside-"
+_NEXT = ".next"
 
 
 def flush(path: Path) -> None:
@@ -19,24 +19,60 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, in a way that a crash does not undo."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush(folder.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's contents: after a crash it holds the old text or the new, never a part."""
     temporary = path.with_name(TEMPORARY + path.name)
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     flush(path.parent)
 
 
-def write_files(folder: Path, files: Mapping[str, Path]) -> None:
-    """Move finished files into ``folder`` under the given names, each flushed first."""
-    for source in files.values():
-        flush(source)
-    for name, source in files.items():
-        os.replace(source, folder / name)
+def replace_files(source: Path, folder: Path) -> None:
+    """Move all files of ``source``, a folder inside ``folder``, into ``folder`` at once.
+
+    Files of the same name are replaced. After a crash, ``current_file`` finds either all of
+    the old files or all of the new ones.
+    """
+    finish_replacing(folder)
+    for path in sorted(source.iterdir()):
+        flush(path)
+    flush(source)
+    os.rename(source, folder / _NEXT)
     flush(folder)
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Do what a crash kept ``replace_files`` from doing."""
+    source = folder / _NEXT
+    if not source.is_dir():
+        return
+    for path in sorted(source.iterdir()):
+        os.replace(path, folder / path.name)
+    flush(folder)
+    source.rmdir()
+
+
+def current_file(folder: Path, name: str) -> Path:
+    """Where the file is that a folder shows under ``name``; see ``replace_files``."""
+    moved = folder / _NEXT / name
+    return moved if moved.is_file() else folder / name
 
 
 def publish_folder(temporary: Path, final: Path) -> None:
@@ -45,15 +81,20 @@ def publish_folder(temporary: Path, final: Path) -> None:
     A folder that already has the name is moved aside first and deleted last; after a crash
     in between, ``restore_folders`` brings it back.
     """
-    for path in sorted(temporary.iterdir()):
-        flush(path)
-    flush(temporary)
+    flush_folder(temporary)
     aside = final.with_name(_ASIDE + final.name)
     if final.exists():
         os.rename(final, aside)
     os.rename(temporary, final)
     flush(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's files and its entries."""
+    for path in sorted(folder.iterdir()):
+        flush(path)
+    flush(folder)
 
 
 def restore_folders(parent: Path) -> None:

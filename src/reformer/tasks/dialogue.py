@@ -1,20 +1,76 @@
-"""How well a model speaks the assistant's part of conversations that it has not seen."""
+"""Conversations: what the assistant says, after all that was said before."""
 
 import math
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reformer.data.chat_template import ChatEncoder
-from reformer.data.dialogues import assistant_labels
-from reformer.data.store import TokenStore
+from reformer.data.chat_template import ChatEncoder, chat_encoder
+from reformer.data.dialogues import (
+    DialogueSource,
+    assistant_labels,
+    prepare_dialogues,
+    write_dialogues,
+)
+from reformer.data.files import InputError, find_files
+from reformer.data.store import TokenStore, open_store
 from reformer.models.language import ReformerForCausalLM
 from reformer.ops.sliced import IGNORED_LABEL
 from reformer.training.evaluation import Pause, no_pause, total_cost, windows
+from reformer.training.planner import format_bytes
+from reformer.training.run import Run, require_vocabulary
+from reformer.training.task import Task, TaskKind
 
 _ROWS_PER_PASS = 4
+
+
+class DialogueTask(TaskKind):
+    """JSON lines of conversations; the loss counts the assistant's part of them."""
+
+    model = ReformerForCausalLM
+
+    def inputs(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        if not given:
+            raise InputError(
+                "the dialogue task learns conversations: name a file with one "
+                '{"messages": […]} a line'
+            )
+        return given
+
+    def prepare(self, run: Run, *, length_fixed: bool, say: Callable[[str], None]) -> Task:
+        description, config = run.description, run.description.config
+        encoder = _encoder(run)
+        require_vocabulary(encoder.tokenizer, config.vocab_size)
+        corpus = prepare_dialogues(
+            run.data, description.inputs, description.validation, encoder, config.vocab_size
+        )
+        return Task(
+            self.model,
+            DialogueSource(corpus.train, config.max_length, config.seed, encoder),
+            self.validation(run),
+            f"{format_bytes(corpus.train.num_bytes)} of conversations, "
+            f"{len(corpus.train):,} tokens",
+        )
+
+    def validation(self, run: Run) -> "DialogueValidation":
+        part_tokens = run.description.settings.evaluate_tokens
+        return DialogueValidation(open_store(run.data, "validation"), part_tokens, _encoder(run))
+
+    def validation_on(self, run: Run, inputs: Sequence[str]) -> "DialogueValidation":
+        encoder, vocab_size = _encoder(run), run.description.config.vocab_size
+        with tempfile.TemporaryDirectory() as folder:
+            files = find_files(inputs)
+            store = write_dialogues(Path(folder), "given", files, encoder, vocab_size)
+            tokens = TokenStore(np.array(store.tokens), store.num_bytes)
+        return DialogueValidation(tokens, len(tokens), encoder)
+
+
+def _encoder(run: Run) -> ChatEncoder:
+    return chat_encoder(run.chat_template(), run.tokenizer())
 
 
 class DialogueValidation:
@@ -48,6 +104,9 @@ class DialogueValidation:
         nats += _cost(model, rows) if rows else 0.0
         return {"validation_bits_per_byte": nats / math.log(2.0) / max(1, num_bytes)}
 
+    def cost(self, metrics: Mapping[str, float]) -> float:
+        return metrics["validation_bits_per_byte"]
+
     def _count_bytes(self, ids: list[int]) -> int:
         decoder = self.encoder.tokenizer.decoder()
         pieces = [decoder.feed(token_id) for token_id in ids]
@@ -72,3 +131,6 @@ def _cost(model: ReformerForCausalLM, rows: list[tuple[Tensor, Tensor]]) -> floa
         input_ids[row, : len(ids)] = ids
         labels[row, : len(ids)] = wanted
     return total_cost(model, input_ids, labels)
+
+
+TASK = DialogueTask()
