@@ -79,8 +79,11 @@ class LSH:
         factors = self.num_buckets
         if factors is not None:
             for factor in factors if isinstance(factors, tuple) else (factors,):
-                valid = isinstance(factor, int) and factor > 0 and (factor % 2 == 0 or factor == 1)
-                _require(valid, "num_buckets", factors, "every factor must be even, or 1")
+                valid = isinstance(factor, int) and not isinstance(factor, bool)
+                valid = valid and 0 < factor < 2**31 and (factor % 2 == 0 or factor == 1)
+                _require(
+                    valid, "num_buckets", factors, "each factor must be even, or 1, and below 2^31"
+                )
         valid = isinstance(self.score_scale, (int, float)) and math.isfinite(self.score_scale)
         _require(
             valid and self.score_scale > 0, "score_scale", self.score_scale, "it must be positive"

@@ -43,6 +43,7 @@ _USER_ERRORS = {
 _RUN_ERRORS = {
     "reformer.training.checkpoint.CheckpointError",
     "reformer.training.loop.TrainingError",
+    "reformer.nn.streams.StreamRangeError",
 }
 """Work that failed on the way: exit code 1."""
 

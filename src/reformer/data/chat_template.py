@@ -105,7 +105,7 @@ def read_template(folder: str | os.PathLike[str]) -> ChatTemplate | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return ChatTemplate(**values)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a chat template: {error}") from error
 
 

@@ -104,7 +104,7 @@ def _to_hugging_face(folder: Path, target: Path) -> str:
     model = classes[architecture].from_pretrained(folder)
     tokenizer = None
     if (folder / _TOKENIZER).is_file():
-        tokenizer = (folder / _TOKENIZER).read_text(encoding="utf-8")
+        tokenizer = _read_text(folder / _TOKENIZER)
     elif model.config.vocab_size == 256:
         tokenizer = byte_tokenizer()
     checkpoint.export(model, target)
@@ -120,12 +120,19 @@ _TOKENIZER_CONFIG = '{"tokenizer_class": "PreTrainedTokenizerFast"}\n'
 
 def _tokenizer_of(folder: Path, config: ReformerConfig) -> str | None:
     if (folder / _TOKENIZER).is_file():
-        return (folder / _TOKENIZER).read_text(encoding="utf-8")
+        return _read_text(folder / _TOKENIZER)
     if (folder / _SENTENCEPIECE).is_file():
         return tokenizer_from_sentencepiece(folder / _SENTENCEPIECE)
     if config.vocab_size == _ENWIK8_VOCABULARY:
         return byte_tokenizer(_ENWIK8_OFFSET)
     return None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{path} cannot be read as UTF-8: {error}") from error
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -57,6 +57,13 @@ _USED = {
 }  # fmt: skip
 
 
+_COUNTS = {
+    "num_tokens", "dim", "depth", "max_seq_len", "heads", "dim_head", "bucket_size", "n_hashes",
+    "ff_mult",
+}  # fmt: skip
+_MOST_LAYERS = 10_000
+
+
 def import_settings(settings: Mapping[str, Any]) -> ReformerConfig:
     """Our configuration for the arguments of their constructor; ``ConversionError`` names what
     has no equal."""
@@ -68,6 +75,12 @@ def import_settings(settings: Mapping[str, Any]) -> ReformerConfig:
     missing = [n for n in ("num_tokens", "dim", "depth", "max_seq_len") if n not in settings]
     if missing:
         raise ConversionError(f"{missing[0]} is missing: it has no default in reformer-pytorch")
+    for name in _COUNTS & set(settings):
+        value = settings[name]
+        if type(value) is not int or not 0 < value < 2**31:
+            raise ConversionError(f"{name} is {value!r}: it must be a whole number from 1 up")
+    if settings["depth"] > _MOST_LAYERS:
+        raise ConversionError(f"depth is {settings['depth']}: it may be at most {_MOST_LAYERS}")
     dim, longest = settings["dim"], settings["max_seq_len"]
     chunk = settings.get("bucket_size", 64)
     _check_equal(settings, dim, chunk)
@@ -100,6 +113,8 @@ def _check_equal(settings: Mapping[str, Any], dim: int, chunk: int) -> None:
     if settings.get("ff_activation") is not None:
         raise ConversionError("ff_activation is given: only the default, GELU, is known here")
     most = settings.get("full_attn_thres", 0)
+    if not isinstance(most, (int, float)):
+        raise ConversionError(f"full_attn_thres is {most!r}: it must be a number")
     if not settings.get("use_full_attn") and most > chunk:
         raise ConversionError(
             f"full_attn_thres is {most}: here attention is exact up to bucket_size ({chunk})"

@@ -37,11 +37,15 @@ def tokenizer_from_sentencepiece(path: str | os.PathLike[str]) -> str:
         pieces = [_piece(value) for number, value in fields if number == 1]
         trainer = dict(_fields(next(value for number, value in fields if number == 2)))
         normalizer = dict(_fields(next(value for number, value in fields if number == 3)))
+        return _tokenizer(path, pieces, trainer.get(3, _UNIGRAM), normalizer)
+    except ConversionError:
+        raise
     except OSError as error:
         raise ConversionError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, StopIteration, struct.error, IndexError, TypeError) as error:
+    except (
+        ValueError, StopIteration, struct.error, IndexError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise ConversionError(f"{path} is not a SentencePiece model") from error
-    return _tokenizer(path, pieces, trainer.get(3, _UNIGRAM), normalizer)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

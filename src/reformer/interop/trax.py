@@ -25,6 +25,7 @@ from reformer.interop.plain_pickle import read_pickle
 from reformer.models.language import ReformerForCausalLM
 
 _LARGEST_FILE = 1 << 34
+_PIECE = 1 << 20
 
 
 def load(
@@ -62,13 +63,16 @@ def _read(path: Path, largest: int) -> bytes:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
+        data = bytearray()
         with gzip.open(path) if packed else path.open("rb") as file:
-            data = file.read(largest + 1)
+            # In pieces: a read of the largest size at once would reserve as much memory.
+            while piece := file.read(_PIECE):
+                data += piece
+                if len(data) > largest:
+                    raise ConversionError(f"{path} holds more than {largest} bytes")
     except (OSError, EOFError, zlib.error) as error:
         raise ConversionError(f"cannot read {path}: {error}") from error
-    if len(data) > largest:
-        raise ConversionError(f"{path} holds more than {largest} bytes")
-    return data
+    return bytes(data)
 
 
 class _Nest:

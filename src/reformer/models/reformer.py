@@ -16,6 +16,10 @@ from reformer.nn.record import layer_records
 from reformer.nn.reversible import ReversibleBlock, reversible_stack
 
 
+class VocabularyError(ValueError):
+    """A token id that the model does not have."""
+
+
 class MeanNorm(nn.LayerNorm):
     """Layer norm of the mean of both streams: [.., 2 D] to [.., D]."""
 
@@ -131,7 +135,7 @@ class Reformer(nn.Module):
         if input_ids.numel():
             low, high = (int(x) for x in torch.aminmax(input_ids))
             if low < 0 or high >= self.config.vocab_size:
-                raise ValueError(
+                raise VocabularyError(
                     f"input_ids holds the id {low if low < 0 else high}: this model's vocabulary "
                     f"is 0 to {self.config.vocab_size - 1}"
                 )

@@ -143,7 +143,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         if type(values["undo_length"]) is not int:
             raise TypeError(f"undo_length is {values['undo_length']!r}")
         return {name: values[name] for name in ("checksum", "undo_length", "config")}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CacheError(f"{path} cannot be read: {error}") from error
 
 

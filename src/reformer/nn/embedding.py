@@ -27,7 +27,9 @@ class Embedding(nn.Module):
 
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not nn.Embedding(…): drawing its weights on the meta device costs seconds of imports.
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.tokens = nn.Embedding.from_pretrained(weight, freeze=False)
         self.positions = AxialPositions(config)
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
