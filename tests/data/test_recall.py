@@ -1,39 +1,37 @@
-"""A recall sequence can be solved, from anywhere, and in no other way than by its keys."""
+"""A recall sequence can be solved, from anywhere, and in no other way than by its needles."""
 
 import pytest
 import torch
 
 from reformer.data.files import InputError
-from reformer.data.recall import NUM_FILLERS, NUM_KEYS, VOCAB_SIZE, RecallSource
+from reformer.data.recall import NUM_CLASSES, NUM_FILLERS, NUM_VALUES, VOCAB_SIZE, RecallSource
 from reformer.ops.sliced import IGNORED_LABEL
 
-KEYS = range(NUM_FILLERS, NUM_FILLERS + NUM_KEYS)
+FIRST_NEEDLE = NUM_FILLERS + NUM_CLASSES
 
 
-@pytest.mark.parametrize("length", [64, 65, 500])
+@pytest.mark.parametrize("length", [24, 25, 500])
 def test_every_question_has_its_answer_earlier_on(length: int) -> None:
     batch = RecallSource(length, seed=3).batch(0, 8)
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         asked = [t for t, label in enumerate(labels) if label != IGNORED_LABEL]
-        assert len(asked) == 16 and asked[-1] == length - 1
-        body = ids[: length - 32]
-        assert len({ids[t - 1] for t in asked}) == 16
+        assert len(asked) == NUM_CLASSES and asked[-1] == length - 1
+        assert {ids[t - 1] for t in asked} == set(range(NUM_FILLERS, FIRST_NEEDLE))
+        needles = [token for token in ids[: length - 2 * NUM_CLASSES] if token >= FIRST_NEEDLE]
+        assert sorted(needles) == sorted(labels[t] for t in asked)
         for t in asked:
-            assert labels[t] == ids[t] and ids[t - 1] in KEYS
-            assert body.count(ids[t - 1]) == 1
-            assert body[body.index(ids[t - 1]) + 1] == ids[t]
+            assert labels[t] == ids[t]
+            assert (ids[t] - FIRST_NEEDLE) // NUM_VALUES == ids[t - 1] - NUM_FILLERS
 
 
-def test_pairs_stand_anywhere_and_their_values_cannot_be_guessed() -> None:
-    batch = RecallSource(256, seed=0).batch(0, 400)
-    ids = batch["input_ids"]
-    body = ids[:, :224]
-    places = ((body >= NUM_FILLERS) & (body < NUM_FILLERS + NUM_KEYS)).sum(dim=0)
-    assert places[0] > 0 and places[222] > 0
-    assert places[::2].min() > 30 and places[::2].max() < 100  # 57 expected
-    values = ids[batch["labels"] != IGNORED_LABEL]
-    assert values.min() == NUM_FILLERS + NUM_KEYS and values.max() == VOCAB_SIZE - 1
-    assert torch.bincount(values)[NUM_FILLERS + NUM_KEYS :].max() < 200  # 100 expected
+def test_needles_stand_anywhere_and_their_values_cannot_be_guessed() -> None:
+    batch = RecallSource(100, seed=0).batch(0, 800)
+    body = batch["input_ids"][:, :84]
+    places = (body >= FIRST_NEEDLE).sum(dim=0)
+    assert places.min() > 40 and places.max() < 115  # 76 expected
+    answers = torch.bincount(batch["labels"][batch["labels"] != IGNORED_LABEL])[FIRST_NEEDLE:]
+    assert len(answers) == VOCAB_SIZE - FIRST_NEEDLE
+    assert answers.min() > 60 and answers.max() < 145  # 100 expected
 
 
 def test_a_sequence_is_a_function_of_seed_and_number() -> None:
@@ -43,8 +41,6 @@ def test_a_sequence_is_a_function_of_seed_and_number() -> None:
     assert not torch.equal(together, RecallSource(128, seed=6).batch(3, 4)["input_ids"])
 
 
-def test_sizes_that_cannot_be_are_explained() -> None:
-    with pytest.raises(InputError, match="length is 63"):
-        RecallSource(63, seed=0)
-    with pytest.raises(InputError, match="num_pairs is 65"):
-        RecallSource(512, seed=0, num_pairs=65)
+def test_a_length_without_room_for_the_questions_is_explained() -> None:
+    with pytest.raises(InputError, match="length is 23"):
+        RecallSource(23, seed=0)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reformer.data.files import shipped_novel
-from reformer.reproduce import memory, quality, speed, table2
+from reformer.models.language import ReformerForCausalLM
+from reformer.reproduce import memory, quality, retrieval, speed, table2
 from reformer.reproduce.findings import Check, Findings
 from reformer.reproduce.language import Comparison, measure_language
 from reformer.reproduce.report import write_report
@@ -111,6 +112,26 @@ def test_times_of_all_lengths_are_taken_on_the_same_tokens() -> None:
 def test_reversible_layers_need_less_memory_than_stored_ones(tmp_path: Path) -> None:
     reversible, stored = (memory._peak(streams, 8, 2048) for streams in ("exact", "stored"))
     assert 0 < reversible < stored / 2
+
+
+def test_models_of_all_lengths_have_the_same_weights() -> None:
+    for kind in ("exact", "lsh"):
+        shapes = [
+            {name: x.shape for name, x in ReformerForCausalLM(config).state_dict().items()}
+            for stage in retrieval.STAGES
+            for config in [retrieval.config(kind, stage.length)]
+        ]
+        assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_retrieval_fails_only_where_exact_attention_does_not() -> None:
+    def row(kind: str, accuracy: float) -> dict[str, object]:
+        base = {"attention": kind, "length": 128, "steps": 1, "accuracy_before": 0.1}
+        return base | {"accuracy": accuracy}
+
+    for exact, lsh, passed in ((1.0, 0.95, True), (0.95, 0.94, False), (0.94, 0.5, True)):
+        findings = retrieval._judge([row("exact", exact), row("lsh", lsh)], [128])
+        assert list(_verdicts(findings).values()) == [passed]
 
 
 def test_table_2_judges_every_cell_by_the_paper() -> None:

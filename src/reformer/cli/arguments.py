@@ -262,10 +262,11 @@ class ReproduceArguments:
     """
 
     what: Positional[
-        Annotated[Literal["table2", "speed", "memory", "quality"], arg(metavar="WHAT")]
+        Annotated[Literal["table2", "speed", "memory", "quality", "retrieval"], arg(metavar="WHAT")]
     ]
     """table2: the duplication task. speed: time per step by length (figure 5). memory: by depth
-    and length (table 3). quality: bits per byte beside exact attention."""
+    and length (table 3). quality: bits per byte beside exact attention. retrieval: needles
+    found from far away, beside exact attention."""
     full: bool = False
     """What is compared with the paper, up to hours; without it, about two minutes."""
     out: Path = Path("reproduced")

@@ -1,11 +1,11 @@
-"""Recalling values by their keys from anywhere in a long sequence of filler.
+"""Needles in a long sequence of filler, and questions about them at its end.
 
-    … f f k2 v2 f f f k1 v1 f f … k1 v1 k2 v2 …
+    f f n3 f f f n1 f n2 f …  q2 n2 q1 n1 q3 n3
 
-Each sequence hides ``num_pairs`` pairs of a key and a value at random places among filler, and
-ends with a quiz: every key again, in random order, its value to be predicted. A pair may stand
-anywhere before the quiz, so the distance to be bridged grows with the sequence. Filler follows
-Zipf's law, as words do.
+Each sequence hides one needle of every class at random places. A needle is one token that says
+its class and its value; a question is the token of a class, and its answer the needle of that
+class, to be predicted. Needles may stand anywhere before the questions, so the distance to be
+bridged grows with the sequence. Filler follows Zipf's law, as words do.
 """
 
 import torch
@@ -16,47 +16,41 @@ from reformer.data.sources import NATS, Batch
 from reformer.ops.randomness import generator
 from reformer.ops.sliced import IGNORED_LABEL
 
-VOCAB_SIZE = 256
-NUM_FILLERS = 128
-"""Ids 0 … 127 are filler, the next 64 are keys, the last 64 values."""
-NUM_KEYS = NUM_VALUES = 64
+NUM_FILLERS = 64
+"""Ids 0 … 63 are filler, then come the questions, then the needles."""
+NUM_CLASSES = NUM_VALUES = 8
+VOCAB_SIZE = NUM_FILLERS + NUM_CLASSES + NUM_CLASSES * NUM_VALUES
 
 
 class RecallSource:
-    """Sequences by number; only the values in the quiz are labelled."""
+    """Sequences by number; only the answers are labelled."""
 
     unit = NATS
 
-    def __init__(self, length: int, seed: int, num_pairs: int = 16) -> None:
-        if not 1 <= num_pairs <= NUM_KEYS:
-            raise InputError(f"num_pairs is {num_pairs}: it must be from 1 to {NUM_KEYS}")
-        if length < 4 * num_pairs:
+    def __init__(self, length: int, seed: int) -> None:
+        if length < 3 * NUM_CLASSES:
             raise InputError(
-                f"length is {length}: {num_pairs} pairs and their quiz need {4 * num_pairs}"
+                f"length is {length}: {NUM_CLASSES} needles and their questions need "
+                f"{3 * NUM_CLASSES}"
             )
         self.length = length
         self.seed = seed
-        self.num_pairs = num_pairs
 
     def batch(self, first: int, count: int) -> Batch:
-        rows = [self._sequence(number) for number in range(first, first + count)]
-        input_ids = torch.stack(rows)
+        input_ids = torch.stack([self._sequence(n) for n in range(first, first + count)])
         labels = torch.full_like(input_ids, IGNORED_LABEL)
-        quiz = slice(self.length - 2 * self.num_pairs + 1, None, 2)
-        labels[:, quiz] = input_ids[:, quiz]
+        answers = slice(self.length - 2 * NUM_CLASSES + 1, None, 2)
+        labels[:, answers] = input_ids[:, answers]
         return {"input_ids": input_ids, "labels": labels}
 
     def _sequence(self, number: int) -> Tensor:
         rng = generator(self.seed, number)
-        pairs = self.num_pairs
-        keys = NUM_FILLERS + torch.randperm(NUM_KEYS, generator=rng)[:pairs]
-        values = torch.randint(NUM_VALUES, (pairs,), generator=rng) + NUM_FILLERS + NUM_KEYS
-        body = self.length - 2 * pairs
+        body = self.length - 2 * NUM_CLASSES
         frequencies = 1.0 / torch.arange(1, NUM_FILLERS + 1, dtype=torch.float64)
         ids = torch.multinomial(frequencies, self.length, replacement=True, generator=rng)
-        # Distinct even places keep the pairs apart.
-        places = 2 * torch.randperm(body // 2, generator=rng)[:pairs]
-        ids[places], ids[places + 1] = keys, values
-        asked = torch.randperm(pairs, generator=rng)
-        ids[body::2], ids[body + 1 :: 2] = keys[asked], values[asked]
+        values = torch.randint(NUM_VALUES, (NUM_CLASSES,), generator=rng)
+        needles = NUM_FILLERS + NUM_CLASSES + NUM_VALUES * torch.arange(NUM_CLASSES) + values
+        ids[torch.randperm(body, generator=rng)[:NUM_CLASSES]] = needles
+        asked = torch.randperm(NUM_CLASSES, generator=rng)
+        ids[body::2], ids[body + 1 :: 2] = NUM_FILLERS + asked, needles[asked]
         return ids
