@@ -92,4 +92,4 @@ def test_the_guard_is_real() -> None:
         ctypes.string_at(address, 1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
+    assert status != 0, "the sanitizers report it and exit; otherwise a signal kills it"

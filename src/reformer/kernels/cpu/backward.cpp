@@ -7,6 +7,7 @@
 // Each round is recomputed tile by tile; gradients are summed per token over all rounds. What is
 // not finite is treated as in the forward: a second pass without it, and its effect put in.
 
+#include "ahead.h"
 #include "each_head.h"
 #include "exact.h"
 #include "exp.h"
@@ -17,21 +18,25 @@ namespace {
 
 struct SharedScratch {
   HeadTables tables;
-  float *offset, *lse;  // [L]
-  uint8_t* seen;        // [L]: the query saw someone
-  float *query, *key, *value;  // [L, padded K] sums, where the gradient tensors cannot hold them
+  FloatRows query, key, value;  // sums, where the gradient tensors cannot hold them
+  PerToken<char> upstream;      // rows, copied if there is an order
+  PerToken<float> offset, lse;
+  PerToken<int32_t> seen;  // the query saw someone
   int64_t* not_finite;
 
   static SharedScratch carve(Arena& arena, const Attention& a) {
-    const int64_t all = a.length * padded_width(a.width), apart = sums_in_place(a) ? 0 : all;
+    const int64_t padded = padded_width(a.width), apart = sums_in_place(a) ? 0 : padded;
     SharedScratch s{};
-    s.tables = HeadTables::carve(arena, a);
-    s.offset = arena.take<float>(a.length);
-    s.lse = arena.take<float>(a.length);
-    s.seen = arena.take<uint8_t>(a.length);
-    s.query = arena.take<float>(apart);
-    s.key = arena.take<float>(a.shares_key() ? all : apart);
-    s.value = arena.take<float>(apart);
+    s.tables = HeadTables::carve(arena, a, [&](Records& records, const auto& take_tables) {
+      s.query = records.take<float>(apart);
+      s.key = records.take<float>(a.shares_key() ? padded : apart);
+      s.value = records.take<float>(apart);
+      s.upstream = records.take<char>(a.order.data ? row_bytes(a) : 0);
+      take_tables();
+      s.offset = records.take<float>(1);
+      s.lse = records.take<float>(1);
+      s.seen = records.take<int32_t>(1);
+    });
     s.not_finite = arena.take<int64_t>(1);
     return s;
   }
@@ -66,11 +71,15 @@ struct OwnScratch {
 };
 
 GradientSums sums_of(const Head& head, const SharedScratch& s) {
-  const Attention& a = head.a;
-  const int64_t padded = padded_width(a.width);
-  return {sum_rows(s.query, padded, a.grad_query, head.batch, head.head),
-          sum_rows(s.key, padded, a.grad_key, head.batch, head.head),
-          sum_rows(s.value, padded, a.grad_value, head.batch, head.head)};
+  const auto apart_or = [&](const FloatRows& apart, const Strided& tensor) {
+    return apart.data ? apart : rows_of<float>(tensor, head.batch, head.head);
+  };
+  return {apart_or(s.query, head.a.grad_query), apart_or(s.key, head.a.grad_key),
+          apart_or(s.value, head.a.grad_value)};
+}
+
+PerToken<char> upstream_of(const Head& head, const SharedScratch& s) {
+  return s.upstream.data ? s.upstream : rows_of<char>(head.a.grad_out, head.batch, head.head);
 }
 
 template <class Rule, class Dropout>
@@ -78,8 +87,9 @@ class SpanBackward {
  public:
   SpanBackward(const Head& head, const SharedScratch& shared, OwnScratch& own, int64_t round)
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
-        sums_(sums_of(head, shared)), rule_(head, own.rule.of(Type<Rule>{}), round),
-        dropout_(head, own.rule.dropout) {}
+        sums_(sums_of(head, shared)), upstream_(upstream_of(head, shared)),
+        rule_(head, own.rule.of(Type<Rule>{}), round), dropout_(head, own.rule.dropout),
+        ahead_(head, round) {}
 
   void operator()(const Span& span) {
     for (int t = 0; t < span.tiles; ++t) gather_queries(span, t);
@@ -99,6 +109,7 @@ class SpanBackward {
     const QueryTile& tile = span.tile[t];
     const int32_t* order = head_.order(span.round);
     const int count = int(tile.end - tile.begin);
+    ahead_.from(tile.begin);
     for (int lane = 0; lane < kTile; ++lane) {
       const int slot = t * kTile + lane;
       float *row = own_.rows + slot * padded_, *up = own_.up_rows + slot * padded_;
@@ -116,14 +127,10 @@ class SpanBackward {
       own_.grad_query[slot] = sums_.query(token);
       own_.lse[slot] = shared_.lse[token];
       own_.offset[slot] = shared_.offset[token];
-      head_.prefetch(span.round, tile.begin + lane, [&](int64_t ahead) {
-        prefetch_row(head_.upstream(ahead), a_.width * (a_.is_bfloat16 ? 2 : 4));
-      });
-      prefetch_row(own_.grad_query[slot], padded_ * 4);
       rule_.set_query(slot, token);
       dropout_.set_query(slot, token);
       head_.load_query(token, row);
-      head_.load_upstream(token, up);
+      head_.load_upstream(upstream_(token), token, up);
     }
     const int64_t at = t * kTile * padded_;
     transpose_tile(own_.rows + at, padded_, float(a_.scale), own_.queries + at);
@@ -147,8 +154,6 @@ class SpanBackward {
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
       own_.grad_value[j] = sums_.value(token);
-      prefetch_row(own_.grad_key[j], padded_ * 4);
-      prefetch_row(own_.grad_value[j], padded_ * 4);
       head_.load_key(token, key);
       head_.load_value(token, value);
     }
@@ -173,13 +178,13 @@ class SpanBackward {
   void tile_gradient(int t, Groups groups) {
     const int slot = t * kTile;
     score_rows(own_.keys, padded_, own_.queries + slot * padded_, groups.begin, groups.end,
-               own_.weights + slot, kSpan);
+               own_.weights + slot, kSpan, ahead_);
     score_rows(own_.values, padded_, own_.up + slot * padded_, groups.begin, groups.end,
-               own_.slopes + slot, kSpan);
+               own_.slopes + slot, kSpan, ahead_);
     for (int lane = 0; lane < kTile; lane += kLanes) weigh(slot + lane, groups);
     accumulate_tile(own_.slopes + groups.begin * kSpan + slot, {1, kSpan},
                     own_.keys + groups.begin * padded_, padded_, groups.end - groups.begin,
-                    own_.grad_query + slot, Add{});
+                    own_.grad_query + slot, Add{}, ahead_);
   }
 
   // Scores to weights and do . v to slopes, in place, for one vector of queries.
@@ -213,10 +218,10 @@ class SpanBackward {
     if (first == last) return;
     const int64_t slot = first * kTile, depth = (last - first) * kTile;
     accumulate_rows<kGroup>(own_.slopes + j * kSpan + slot, {kSpan, 1}, own_.rows + slot * padded_,
-                            padded_, depth, own_.grad_key + j, 0, Add{});
+                            padded_, depth, own_.grad_key + j, 0, Add{}, ahead_);
     accumulate_rows<kGroup>(own_.weights + j * kSpan + slot, {kSpan, 1},
                             own_.up_rows + slot * padded_, padded_, depth, own_.grad_value + j, 0,
-                            Add{});
+                            Add{}, ahead_);
   }
 
   const Head& head_;
@@ -225,8 +230,10 @@ class SpanBackward {
   const SharedScratch& shared_;
   OwnScratch& own_;
   const GradientSums sums_;
+  const PerToken<char> upstream_;
   Rule rule_;
   Dropout dropout_;
+  Ahead ahead_;
 };
 
 void backward_rounds(Worker& worker, const Head& head, const SharedScratch& shared,
@@ -261,7 +268,10 @@ class Tokens {
 
   void prepare(const Worker& worker) {
     for_each(worker, [&](int64_t token) {
-      head_.load_raw(head_.upstream(token), 1.0f, up_);
+      const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
+      if (shared_.upstream.data)
+        std::memcpy(shared_.upstream(token), upstream, size_t(row_bytes(a_)));
+      head_.load_raw(upstream, 1.0f, up_);
       head_.load_raw(a_.out.at(head_.batch, head_.head, token), 1.0f, value_);
       const float grad_lse = *reinterpret_cast<float*>(
           a_.grad_lse.at(head_.batch, head_.head, token));
@@ -306,7 +316,7 @@ class Tokens {
     head_.load_query(token, query_);
     head_.load_key(token, key_);
     head_.load_value(token, value_);
-    head_.load_upstream(token, up_);
+    head_.load_upstream(upstream_of(head_, shared_)(token), token, up_);
     const float slope =
         (dot(up_, value_, padded_) - shared_.offset[token]) * float(a_.scale);
     for (int64_t k = 0; k < padded_; ++k) {
@@ -327,8 +337,9 @@ class Tokens {
     }
   }
 
-  void put(const float* scratch, const Strided& tensor, int64_t token, const float* row) {
-    if (scratch) store_row(row, a_.is_bfloat16, a_.width, tensor.at(head_.batch, head_.head, token));
+  void put(const FloatRows& scratch, const Strided& tensor, int64_t token, const float* row) {
+    if (scratch.data)
+      store_row(row, a_.is_bfloat16, a_.width, tensor.at(head_.batch, head_.head, token));
   }
 
   const Head& head_;

@@ -158,9 +158,10 @@ void find_bad(const Head& head, float* rows) {
   }
 }
 
-void find_bad_upstream(const Head& head, const float* offset, float* rows) {
+void find_bad_upstream(const Head& head, const PerToken<float>& offset, float* rows) {
   for (int64_t i = 0; i < head.a.length; ++i)
-    if (!is_finite(head, head.upstream(i), rows) || !std::isfinite(offset[i]) ||
+    if (!is_finite(head, head.a.grad_out.at(head.batch, head.head, i), rows) ||
+        !std::isfinite(offset[i]) ||
         !std::isfinite(head.lse(i)))
       head.tables.bad[i] |= kBadQuery;
 }
@@ -178,7 +179,8 @@ void exact_forward(const Head& head, const ForwardSums& sums, float* rows) {
     if (is_marked(i)) query.finish(i);
 }
 
-void spoil_gradients(const Head& head, const GradientSums& sums, const uint8_t* sees_others) {
+void spoil_gradients(const Head& head, const GradientSums& sums,
+                     const PerToken<int32_t>& sees_others) {
   const auto spoil_key = [&](int64_t j) {
     std::fill_n(sums.key(j), head.a.width, NAN);
     std::fill_n(sums.value(j), head.a.width, NAN);

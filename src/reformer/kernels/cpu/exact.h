@@ -11,11 +11,11 @@ namespace reformer {
 void find_bad(const Head& head, float* rows);
 
 // Marks as bad queries also those whose gradient, offset or lse is not finite.
-void find_bad_upstream(const Head& head, const float* offset, float* rows);
+void find_bad_upstream(const Head& head, const PerToken<float>& offset, float* rows);
 
 struct ForwardSums {
-  float *top, *mass;  // [L]
-  FloatRows total;    // [L, padded K]
+  PerToken<float> top, mass;
+  FloatRows total;  // [padded K]
 };
 
 // Does out and lse again for bad queries and for those that see bad keys. rows: scratch for
@@ -28,6 +28,7 @@ struct GradientSums {
 
 // A bad query makes NaN of its own gradient and of those of all that it sees, which is itself
 // where it sees no others.
-void spoil_gradients(const Head& head, const GradientSums& sums, const uint8_t* sees_others);
+void spoil_gradients(const Head& head, const GradientSums& sums,
+                     const PerToken<int32_t>& sees_others);
 
 }  // namespace reformer

@@ -4,6 +4,7 @@
 // pass, in which tokens that are not finite are zeros; exact.h then redoes the queries that see
 // such tokens.
 
+#include "ahead.h"
 #include "each_head.h"
 #include "exact.h"
 #include "exp.h"
@@ -14,21 +15,23 @@ namespace {
 
 struct SharedScratch {
   HeadTables tables;
-  float *top, *mass;  // [L]: running maximum and sum, per token
-  float* total;       // [L, padded K] running weighted values, where `out` cannot hold them
+  PerToken<float> top, mass;  // running maximum and sum
+  FloatRows total;            // running weighted values, where `out` cannot hold them
   int64_t* not_finite;
 
   static SharedScratch carve(Arena& arena, const Attention& a) {
     SharedScratch s{};
-    s.tables = HeadTables::carve(arena, a);
-    s.top = arena.take<float>(a.length);
-    s.mass = arena.take<float>(a.length);
-    s.total = arena.take<float>(sums_in_place(a) ? 0 : a.length * padded_width(a.width));
+    s.tables = HeadTables::carve(arena, a, [&](Records& records, const auto& take_tables) {
+      s.total = records.take<float>(sums_in_place(a) ? 0 : padded_width(a.width));
+      take_tables();
+      s.top = records.take<float>(1);
+      s.mass = records.take<float>(1);
+    });
     s.not_finite = arena.take<int64_t>(1);
     return s;
   }
   FloatRows sums(const Head& head) const {
-    return sum_rows(total, padded_width(head.a.width), head.a.out, head.batch, head.head);
+    return total.data ? total : rows_of<float>(head.a.out, head.batch, head.head);
   }
 };
 
@@ -66,7 +69,7 @@ class SpanForward {
   SpanForward(const Head& head, const SharedScratch& shared, OwnScratch& own, int64_t round)
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
         sums_(shared.sums(head)), rule_(head, own.rule.of(Type<Rule>{}), round),
-        dropout_(head, own.rule.dropout), is_first_(round == 0),
+        dropout_(head, own.rule.dropout), ahead_(head, round), is_first_(round == 0),
         is_last_(round == a_.rounds - 1) {}
 
   void operator()(const Span& span) {
@@ -92,6 +95,7 @@ class SpanForward {
     const QueryTile& tile = span.tile[t];
     const int32_t* order = head_.order(span.round);
     const int count = int(tile.end - tile.begin);
+    ahead_.from(tile.begin);
     for (int lane = 0; lane < kTile; ++lane) {
       const int slot = t * kTile + lane;
       float* row = own_.rows + lane * padded_;
@@ -108,8 +112,6 @@ class SpanForward {
       own_.row[slot] = sums_(token);
       own_.top[slot] = is_first_ ? -INFINITY : shared_.top[token];
       own_.mass[slot] = is_first_ ? 0.0f : shared_.mass[token];
-      head_.prefetch(span.round, tile.begin + lane, [](int64_t) {});
-      if (!is_first_) prefetch_row(own_.row[slot], padded_ * 4);
       rule_.set_query(slot, token);
       dropout_.set_query(slot, token);
       head_.load_query(token, row);
@@ -141,7 +143,7 @@ class SpanForward {
   // One tile of queries against the keys of some groups: scores, softmax, values.
   void attend(int t, Groups groups) {
     score_rows(own_.keys, padded_, own_.queries + t * kTile * padded_, groups.begin, groups.end,
-               own_.scores, kTile);
+               own_.scores, kTile, ahead_);
     alignas(64) float shrink[kTile];
     for (int lane = 0; lane < kTile; lane += kLanes) weigh(t, lane, groups, shrink + lane);
     const float* weights = own_.scores + groups.begin * kTile;
@@ -149,9 +151,10 @@ class SpanForward {
     const int64_t depth = groups.end - groups.begin;
     float* const* rows = own_.row + t * kTile;
     if (own_.fresh[t])
-      accumulate_tile(weights, {1, kTile}, values, padded_, depth, rows, Overwrite{});
+      accumulate_tile(weights, {1, kTile}, values, padded_, depth, rows, Overwrite{}, ahead_);
     else
-      accumulate_tile(weights, {1, kTile}, values, padded_, depth, rows, ShrinkAndAdd{shrink});
+      accumulate_tile(weights, {1, kTile}, values, padded_, depth, rows, ShrinkAndAdd{shrink},
+                      ahead_);
     own_.fresh[t] = false;
   }
 
@@ -215,7 +218,7 @@ class SpanForward {
       store(row + k, x);
     }
     if (any(not_finite)) __atomic_store_n(shared_.not_finite, 1, __ATOMIC_RELAXED);
-    if (shared_.total)
+    if (shared_.total.data)
       store_row(row, a_.is_bfloat16, a_.width, a_.out.at(head_.batch, head_.head, token));
   }
 
@@ -227,6 +230,7 @@ class SpanForward {
   const FloatRows sums_;
   Rule rule_;
   Dropout dropout_;
+  Ahead ahead_;
   const bool is_first_, is_last_;
 };
 

@@ -7,7 +7,7 @@
 #include "arena.h"
 #include "attention.h"
 #include "parallel.h"
-#include "rows.h"
+#include "records.h"
 
 namespace reformer {
 
@@ -18,21 +18,34 @@ enum Bad : uint8_t { kBadQuery = 1, kBadKey = 2 };
 // Tables of one head, shared by the team that works on it.
 struct HeadTables {
   int32_t* order;   // [R, L]: copy of a wide order
-  int32_t* codes;   // [L, R]: window rule, all codes of a token side by side; places, if wide
-  int32_t* runs;    // [L, R]: window rule with wide codes, the runs of a token
   uint8_t* starts;  // [R, L]: window rule, place p begins a run
-  float* inverse;   // [L]: shared keys, what makes a query a key
   uint8_t* bad;     // [L]
+  // Fields of every token's record.
+  PerToken<char> query, key, value;  // rows of the tensors, copied if there is an order
+  PerToken<int32_t> codes, runs;     // [R]: window rule; of wide codes, places and runs
+  PerToken<float> inverse;           // shared keys: what makes a query a key
+  PerToken<char> record;             // all of it
 
-  static HeadTables carve(Arena& arena, const Attention& a) {
-    const int64_t all = a.rounds * a.length, by_code = a.order.data && !a.is_chunk_rule;
+  // take_fields(records, take_own) takes the fields of whoever shares the records, and these by
+  // calling take_own().
+  template <class TakeFields>
+  static HeadTables carve(Arena& arena, const Attention& a, const TakeFields& take_fields) {
+    const int64_t by_code = a.order.data && !a.is_chunk_rule, is_wide = a.is_wide_order != 0;
+    const int64_t row = a.order.data ? row_bytes(a) : 0;
     HeadTables t{};
-    t.order = arena.take<int32_t>(a.order.data && a.is_wide_order ? all : 0);
-    t.codes = arena.take<int32_t>(by_code ? all : 0);
-    t.runs = arena.take<int32_t>(by_code && a.is_wide_order ? all : 0);
-    t.starts = arena.take<uint8_t>(by_code ? all : 0);
-    t.inverse = arena.take<float>(a.shares_key() ? a.length : 0);
+    t.order = arena.take<int32_t>(a.order.data && is_wide ? a.rounds * a.length : 0);
+    t.starts = arena.take<uint8_t>(by_code ? a.rounds * a.length : 0);
     t.bad = arena.take<uint8_t>(a.length);
+    t.record = carve_records(arena, a.length, [&](Records& records) {
+      take_fields(records, [&] {
+        t.query = records.take<char>(row);
+        t.key = records.take<char>(a.shares_key() ? 0 : row);
+        t.value = records.take<char>(row);
+        t.codes = records.take<int32_t>(by_code * a.rounds);
+        t.runs = records.take<int32_t>(by_code * is_wide * a.rounds);
+        t.inverse = records.take<float>(a.shares_key());
+      });
+    });
     return t;
   }
 };
@@ -42,26 +55,24 @@ struct Head {
   const int64_t batch, head;
   const HeadTables tables;
   bool has_bad = false;
+  const PerToken<char> query, key, value;  // rows, in the tensors' dtype
 
   Head(const Attention& a, int64_t row, const HeadTables& tables)
-      : a(a), batch(row / a.heads), head(row % a.heads), tables(tables) {}
+      : a(a), batch(row / a.heads), head(row % a.heads), tables(tables),
+        query(copied_or(tables.query, a.query)),
+        key(a.shares_key() ? query : copied_or(tables.key, a.key)),
+        value(copied_or(tables.value, a.value)) {}
 
   int64_t row() const { return batch * a.heads + head; }
   // Window lengths past the sequence mean the same as the sequence's length.
   int64_t window() const { return std::min(a.window, a.length); }
 
-  const char* query(int64_t token) const { return a.query.at(batch, head, token); }
-  const char* value(int64_t token) const { return a.value.at(batch, head, token); }
-  const char* upstream(int64_t token) const { return a.grad_out.at(batch, head, token); }
-  const char* key(int64_t token) const {
-    return a.shares_key() ? query(token) : a.key.at(batch, head, token);
-  }
   float key_factor(int64_t token) const { return a.shares_key() ? tables.inverse[token] : 1.0f; }
 
   // Rows as float32, padded. Those of bad tokens are zeros.
   void load_query(int64_t token, float* to) const { load(query(token), token, kBadQuery, 1.0f, to); }
-  void load_upstream(int64_t token, float* to) const {
-    load(upstream(token), token, kBadQuery, 1.0f, to);
+  void load_upstream(const char* row, int64_t token, float* to) const {
+    load(row, token, kBadQuery, 1.0f, to);
   }
   void load_key(int64_t token, float* to) const {
     load(key(token), token, kBadKey, key_factor(token), to);
@@ -71,21 +82,6 @@ struct Head {
   void load_raw(const char* row, float factor, float* to) const {
     load_row(row, a.is_bfloat16, a.width, factor, to);
   }
-
-  // Asks for what a tile will gather of the token that stands a few tiles further on. Places in
-  // an order are tokens far apart, which the hardware cannot foresee.
-  template <class PrefetchMore>
-  REFORMER_INLINE void prefetch(int64_t round, int64_t place, const PrefetchMore& more) const {
-    if (!a.order.data || place + kAhead >= a.length) return;
-    const int64_t ahead = order(round)[place + kAhead];
-    const int64_t bytes = a.width * (a.is_bfloat16 ? 2 : 4);
-    prefetch_row(query(ahead), bytes);
-    prefetch_row(value(ahead), bytes);
-    if (!a.shares_key()) prefetch_row(key(ahead), bytes);
-    if (tables.codes) prefetch_row(tables.codes + ahead * a.rounds, a.rounds * 4);
-    more(ahead);
-  }
-  static constexpr int64_t kAhead = 24;
 
   float& lse(int64_t token) const {
     return *reinterpret_cast<float*>(a.lse.at(batch, head, token));
@@ -116,15 +112,12 @@ struct Head {
   void prepare(Worker& worker, float* row_scratch) const {
     for (int64_t round = worker.rank; round < a.rounds; round += worker.size) {
       if (tables.order) narrow_order(round);
-      if (tables.codes) tabulate_codes(round);
+      if (tables.runs.data) tabulate_places(round);
+      if (tables.starts) find_starts(round);
     }
-    if (a.shares_key()) {
-      const int64_t end = a.length * (worker.rank + 1) / worker.size;
-      for (int64_t token = a.length * worker.rank / worker.size; token < end; ++token) {
-        load_raw(query(token), 1.0f, row_scratch);
-        tables.inverse[token] = inverse_norm(row_scratch);
-      }
-    }
+    const int64_t end = a.length * (worker.rank + 1) / worker.size;
+    for (int64_t token = a.length * worker.rank / worker.size; token < end; ++token)
+      fill_record(token, row_scratch);
     worker.barrier();
   }
 
@@ -149,19 +142,46 @@ struct Head {
       tables.order[round * a.length + p] = static_cast<int32_t>(wide[p]);
   }
 
-  void tabulate_codes(int64_t round) const {
+  // Visits (place, token, whether a run starts there).
+  template <class Visit>
+  void for_each_place(int64_t round, const Visit& visit) const {
     const int32_t* tokens = order(round);
-    int64_t previous = -1;
-    int32_t run = -1;
+    int64_t previous = 0;
     for (int64_t p = 0; p < a.length; ++p) {
-      const int64_t token = tokens[p], now = code(round, token), at = token * a.rounds + round;
-      const bool starts = p == 0 || now != previous + 1;
-      run += starts;
-      tables.starts[round * a.length + p] = starts;
-      tables.codes[at] = static_cast<int32_t>(tables.runs ? p : now);
-      if (tables.runs) tables.runs[at] = run;
+      const int64_t now = code(round, tokens[p]);
+      visit(p, tokens[p], p == 0 || now != previous + 1);
       previous = now;
     }
+  }
+
+  void find_starts(int64_t round) const {
+    uint8_t* to = tables.starts + round * a.length;
+    for_each_place(round, [&](int64_t p, int64_t, bool starts) { to[p] = starts; });
+  }
+
+  void tabulate_places(int64_t round) const {
+    int32_t run = -1;
+    for_each_place(round, [&](int64_t p, int64_t token, bool starts) {
+      tables.codes(token)[round] = static_cast<int32_t>(p);
+      tables.runs(token)[round] = run += starts;
+    });
+  }
+
+  void fill_record(int64_t token, float* row_scratch) const {
+    copy_row(a.query, token, tables.query);
+    copy_row(a.key, token, tables.key);
+    copy_row(a.value, token, tables.value);
+    for (int64_t r = 0; tables.codes.data && !tables.runs.data && r < a.rounds; ++r)
+      tables.codes(token)[r] = static_cast<int32_t>(code(r, token));
+    if (!a.shares_key()) return;
+    load_raw(query(token), 1.0f, row_scratch);
+    tables.inverse[token] = inverse_norm(row_scratch);
+  }
+  void copy_row(const Strided& from, int64_t token, const PerToken<char>& to) const {
+    if (to.data) std::memcpy(to(token), from.at(batch, head, token), size_t(row_bytes(a)));
+  }
+  PerToken<char> copied_or(const PerToken<char>& copy, const Strided& tensor) const {
+    return copy.data ? copy : rows_of<char>(tensor, batch, head);
   }
 };
 

@@ -43,10 +43,13 @@ REFORMER_INLINE void product(const float* a, Strides stride, const float* b, int
 }
 
 // scores[i][0 … kTile) = rows[i] . queries, for rows i in [begin, end), a range of whole groups.
-// queries: transposed, [width][kTile].
+// queries: transposed, [width][kTile]. Calls between() once per group.
+template <class Between>
 REFORMER_INLINE void score_rows(const float* rows, int64_t width, const float* queries, int begin,
-                                int end, float* scores, int64_t scores_stride) {
-  for (int i = begin; i < end; i += kGroup)
+                                int end, float* scores, int64_t scores_stride,
+                                Between&& between) {
+  for (int i = begin; i < end; i += kGroup) {
+    between();
     for (int lane = 0; lane < kTile; lane += kScoreVectors * kLanes) {
       Floats c[kGroup][kScoreVectors];
       product(rows + i * width, {width, 1}, queries + lane, kTile, width, c);
@@ -56,6 +59,7 @@ REFORMER_INLINE void score_rows(const float* rows, int64_t width, const float* q
         for (int n = 0; n < kScoreVectors; ++n)
           store(scores + (i + m) * scores_stride + lane + n * kLanes, c[m][n]);
     }
+  }
 }
 
 // What accumulate_rows does with the old contents of a row.
@@ -90,26 +94,30 @@ REFORMER_INLINE void accumulate_block(const float* a, Strides stride, const floa
 }
 
 // rows[i][0 … width) (=, +=) sum_d a(i, d) b[d], for M rows; width is a multiple of kLanes.
-template <int M, class Combine>
+// Calls between() once per block of columns.
+template <int M, class Combine, class Between>
 REFORMER_INLINE void accumulate_rows(const float* a, Strides stride, const float* b, int64_t width,
                                      int64_t depth, float* const* rows, int first,
-                                     Combine combine) {
+                                     Combine combine, Between&& between) {
   a += first * stride.row;
   rows += first;
   int64_t column = 0;
-  for (; column + kColumnVectors * kLanes <= width; column += kColumnVectors * kLanes)
+  for (; column + kColumnVectors * kLanes <= width; column += kColumnVectors * kLanes) {
+    between();
     accumulate_block<M, kColumnVectors>(a, stride, b, width, depth, rows, column, first, combine);
+  }
   for (; column < width; column += kLanes)
     accumulate_block<M, 1>(a, stride, b, width, depth, rows, column, first, combine);
 }
 
 // The same for the kTile queries of a tile, in register blocks of 6, 5 and 5 rows.
-template <class Combine>
+template <class Combine, class Between>
 REFORMER_INLINE void accumulate_tile(const float* a, Strides stride, const float* b, int64_t width,
-                                     int64_t depth, float* const* rows, Combine combine) {
-  accumulate_rows<6>(a, stride, b, width, depth, rows, 0, combine);
-  accumulate_rows<5>(a, stride, b, width, depth, rows, 6, combine);
-  accumulate_rows<5>(a, stride, b, width, depth, rows, 11, combine);
+                                     int64_t depth, float* const* rows, Combine combine,
+                                     Between&& between) {
+  accumulate_rows<6>(a, stride, b, width, depth, rows, 0, combine, between);
+  accumulate_rows<5>(a, stride, b, width, depth, rows, 6, combine, between);
+  accumulate_rows<5>(a, stride, b, width, depth, rows, 11, combine, between);
 }
 
 }  // namespace reformer

@@ -7,27 +7,30 @@
 
 namespace reformer {
 
-// Float rows by token: scratch, or a tensor that sums can be formed in.
-struct FloatRows {
-  char* data;
-  int64_t stride;  // bytes
-  float* operator()(int64_t token) const {
-    return reinterpret_cast<float*>(data + token * stride);
-  }
+// Something of every token: a row of a tensor, or a field of its record.
+template <class T>
+struct PerToken {
+  char* data = nullptr;
+  int64_t stride = 0;  // bytes
+  T* operator()(int64_t token) const { return reinterpret_cast<T*>(data + token * stride); }
+  T& operator[](int64_t token) const { return *(*this)(token); }
 };
+using FloatRows = PerToken<float>;
+
+// Bytes of a row in the tensors' dtype.
+REFORMER_INLINE int64_t row_bytes(const Attention& a) { return a.width * (a.is_bfloat16 ? 2 : 4); }
 
 // K rounded up to whole vectors: the width of every row in scratch.
 REFORMER_INLINE int64_t padded_width(int64_t width) { return round_up(width, kLanes); }
 
-// Whether rows of a result can be summed in place: float32, and whole vectors.
+// Whether rows of a result are summed in place: tokens in their own order, float32, whole vectors.
 REFORMER_INLINE bool sums_in_place(const Attention& a) {
-  return !a.is_bfloat16 && a.width % kLanes == 0;
+  return !a.order.data && !a.is_bfloat16 && a.width % kLanes == 0;
 }
 
-// Sums [L, padded K] of a head: in the tensor itself, or in scratch where there is some.
-REFORMER_INLINE FloatRows sum_rows(float* scratch, int64_t padded, const Strided& tensor,
-                                   int64_t batch, int64_t head) {
-  if (scratch) return {reinterpret_cast<char*>(scratch), padded * 4};
+// Rows of a tensor of the same head.
+template <class T>
+REFORMER_INLINE PerToken<T> rows_of(const Strided& tensor, int64_t batch, int64_t head) {
   return {tensor.at(batch, head), tensor.row};
 }
 

@@ -44,7 +44,7 @@ class WindowRule {
   void set_query(int slot, int64_t token) {
     for (int64_t r = 0; r <= round_; ++r) {
       s_.query_codes[r * kSpan + slot] = biased(code(r, token));
-      if (kIsWide) s_.query_runs[r * kSpan + slot] = runs_[token * rounds_ + r];
+      if (kIsWide) s_.query_runs[r * kSpan + slot] = runs_(token)[r];
     }
   }
   void set_no_query(int slot) {
@@ -56,7 +56,7 @@ class WindowRule {
   void set_key(int slot, int64_t token) {
     for (int64_t r = 0; r <= round_; ++r) {
       s_.key_codes[slot * rounds_ + r] = code(r, token);
-      if (kIsWide) s_.key_runs[slot * rounds_ + r] = runs_[token * rounds_ + r];
+      if (kIsWide) s_.key_runs[slot * rounds_ + r] = runs_(token)[r];
     }
   }
   void set_no_key(int slot) {
@@ -76,7 +76,7 @@ class WindowRule {
 
  private:
   int32_t code(int64_t round, int64_t token) const {
-    return codes_ ? codes_[token * rounds_ + round] : int32_t(token);
+    return codes_.data ? codes_(token)[round] : int32_t(token);
   }
   int32_t biased(int32_t code) const { return int32_t(uint32_t(code) - bias_); }
 
@@ -93,7 +93,7 @@ class WindowRule {
 
   const int64_t rounds_, round_;
   const Scratch s_;
-  const int32_t *codes_, *runs_;
+  const PerToken<int32_t> codes_, runs_;
   uint32_t bias_;
   int32_t bound_;
   bool hides_self_;

@@ -1,0 +1,41 @@
+// Records asked for ahead of their use, a few at a time between pieces of arithmetic: places in
+// an order are tokens far apart, which the hardware cannot foresee, and a core waits when it asks
+// for more than it can keep in flight.
+#pragma once
+
+#include "head.h"
+
+namespace reformer {
+
+class Ahead {
+ public:
+  Ahead(const Head& head, int64_t round)
+      : order_(head.order(round)), length_(order_ ? head.a.length : 0),
+        records_(head.tables.record) {}
+
+  // The tile at `place` is next.
+  void from(int64_t place) {
+    if (next_ < place || next_ > place + kMost) next_ = place, asked_ = 0;
+    limit_ = std::min(length_, place + kMost);
+    while (next_ < std::min(length_, place + kLeast)) (*this)();
+  }
+  // Asks for a part of the next record.
+  REFORMER_INLINE void operator()() {
+    if (next_ >= limit_) return;
+    const int64_t part = std::min(kPart, records_.stride - asked_);
+    prefetch_row(records_(order_[next_]) + asked_, part);
+    asked_ += part;
+    if (asked_ == records_.stride) ++next_, asked_ = 0;
+  }
+
+ private:
+  // Places ahead; their records should fit the second-level cache beside the tile at work.
+  static constexpr int64_t kLeast = 2 * kTile, kMost = 128;
+  static constexpr int64_t kPart = 448;  // bytes
+
+  const int32_t* order_;
+  int64_t length_, next_ = 0, limit_ = 0, asked_ = 0;
+  const PerToken<char> records_;
+};
+
+}  // namespace reformer
