@@ -105,6 +105,103 @@ def copy() -> Preset:
     return config, settings
 
 
+def image() -> Preset:
+    """Pictures of 28 x 28 pixels or so, from a small set: local attention and LSH in turn."""
+    # Two rows of Fashion-MNIST; with more columns or channels, give a window to match.
+    local, lsh = Local(window_length=64, rotary_base=10000.0), LSH(num_hashes=4, window_length=32)
+    config = ReformerConfig(
+        vocab_size=257,
+        hidden_size=128,
+        feed_forward_size=384,
+        num_heads=4,
+        head_size=32,
+        max_length=785,
+        layers=(local, lsh, local, lsh),
+        axial_shape=(29, 28, 1),
+        position_scale=1.0,
+    )
+    settings = TrainingSettings(
+        task="image",
+        steps=2000,
+        batch_size=4,
+        learning_rate=2e-3,
+        final_learning_rate=0.02,
+        warmup_steps=100,
+        adam_beta2=0.99,
+        evaluate_every=200,
+        evaluate_tokens=40000,
+        save_every=200,
+    )
+    return config, settings
+
+
+def image64() -> Preset:
+    """Colour pictures of 64 x 64 pixels, 12,288 values in a sequence as in the paper."""
+    config, settings = image()
+    # Four rows of 64 pixels in three colours; a hash bucket then finds what lies further away.
+    local, lsh = Local(window_length=768, rotary_base=10000.0), LSH(num_hashes=4, window_length=64)
+    config = dataclasses.replace(
+        config, max_length=12289, layers=(local, lsh, local, lsh), axial_shape=(65, 64, 3)
+    )
+    return config, dataclasses.replace(settings, batch_size=1, image_shape=(64, 64, 3))
+
+
+def classify() -> Preset:
+    """Texts of up to 4,096 tokens into classes, from both sides: local attention and LSH."""
+    rotary = 10000.0
+    config = ReformerConfig(
+        hidden_size=128,
+        feed_forward_size=256,
+        num_heads=2,
+        head_size=64,
+        max_length=4096,
+        layers=(Local(16, rotary_base=rotary), LSH(2, 32), Local(32, rotary_base=rotary)),
+        causal=False,
+    )
+    settings = TrainingSettings(
+        task="classify",
+        steps=1000,
+        batch_size=8,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        final_learning_rate=0.02,
+        evaluate_every=100,
+        evaluate_tokens=262144,
+        save_every=100,
+    )
+    return config, settings
+
+
+def qa() -> Preset:
+    """Answers from documents of up to 32,768 tokens: what is near, what is alike, what is near."""
+    near = Local(16, rotary_base=10000.0)
+    config = ReformerConfig(
+        hidden_size=128,
+        feed_forward_size=256,
+        num_heads=2,
+        head_size=64,
+        max_length=32768,
+        layers=(near, near, LSH(4, 32), near, near),
+        causal=False,
+        # Room for documents of 65,536 tokens, whatever the length that is trained: a model that
+        # has learned from short parts goes on with longer ones.
+        axial_shape=(512, 128),
+        position_scale=0.3,
+    )
+    settings = TrainingSettings(
+        task="qa",
+        steps=2000,
+        batch_size=4,
+        learning_rate=2e-3,
+        warmup_steps=100,
+        final_learning_rate=0.02,
+        evaluate_every=200,
+        evaluate_tokens=524288,
+        save_every=200,
+    )
+    return config, settings
+
+
 def enwik8() -> Preset:
     """The paper's enwik8 model: 12 layers, width 1,024, sequences of 65,536 bytes."""
     local = Local(window_length=128)
@@ -132,16 +229,65 @@ def enwik8() -> Preset:
     return config, settings
 
 
+def novel_512k() -> Preset:
+    """A whole novel as one sequence of 524,288 bytes; a step needs less than 9 GB."""
+    config = _whole_book(axial_shape=(512, 1024))
+    settings = TrainingSettings(
+        steps=300,
+        batch_size=1,
+        learning_rate=2e-3,
+        warmup_steps=20,
+        evaluate_every=20,
+        evaluate_tokens=65536,
+        save_every=20,
+    )
+    return config, settings
+
+
+def million() -> Preset:
+    """A whole novel as one sequence of 1,048,576 bytes; a step needs less than 16 GB."""
+    _, settings = novel_512k()
+    return _whole_book(axial_shape=(1024, 1024)), settings
+
+
+def _whole_book(axial_shape: tuple[int, int]) -> ReformerConfig:
+    """The sizes of the paper's authors for Crime and Punishment in one sequence."""
+    return ReformerConfig(
+        hidden_size=256,
+        feed_forward_size=512,
+        num_heads=2,
+        head_size=64,
+        max_length=axial_shape[0] * axial_shape[1],
+        layers=(Local(window_length=64), LSH(num_hashes=2, window_length=64)) * 3,
+        axial_shape=axial_shape,
+        axial_sizes=(64, 192),
+        activation="relu",
+    )
+
+
 PRESETS: dict[str, Callable[[], Preset]] = {
     "novel": novel,
     "tiny": tiny,
     "dialogue": dialogue,
     "copy": copy,
+    "classify": classify,
+    "qa": qa,
+    "image": image,
+    "image64": image64,
     "enwik8": enwik8,
+    "novel-512k": novel_512k,
+    "million": million,
 }
 
 
-TASK_PRESETS: dict[str, str] = {"text": "novel", "dialogue": "dialogue", "copy": "copy"}
+TASK_PRESETS: dict[str, str] = {
+    "text": "novel",
+    "dialogue": "dialogue",
+    "copy": "copy",
+    "image": "image",
+    "classify": "classify",
+    "qa": "qa",
+}
 """Where a task starts from when no preset is named."""
 
 

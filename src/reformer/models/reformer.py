@@ -68,7 +68,8 @@ class Reformer(nn.Module):
         embedded = self.embedding(input_ids, positions)
         blocks = cast("list[ReversibleBlock]", list(self.blocks))
         out = reversible_stack(embedded, blocks, records, self.config.streams)
-        return out[:, :length]
+        # A slice of the whole would cost its gradient a copy.
+        return out if out.shape[1] == length else out[:, :length]
 
     def append(self, input_ids: Sequence[Sequence[int]], cache: DecodeCache) -> Tensor:
         """Append tokens to the cache's rows and run the trunk on them, in evaluation mode.

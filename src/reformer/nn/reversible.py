@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from reformer.config import Layer, ReformerConfig
 from reformer.nn.attention import self_attention
@@ -118,10 +119,13 @@ class _ReversibleStack(torch.autograd.Function):
                     with ctx.autocast.restore():
                         leaf, out = _run(block, branch, record, ctx.streams.read(source), True)
                     ctx.streams.subtract(target, out.detach())
-                torch.autograd.backward(out, grad_target.to(out.dtype))
+                edge, dtype = get_gradient_edge(out), out.dtype
+                del out  # nothing in the backward reads it
+                torch.autograd.backward(edge, grad_target.to(dtype))
                 if leaf.grad is not None:
                     grad_source += leaf.grad
-        return grad_first + grad_second, None, None, None, None
+                del leaf, edge  # before the next branch is computed
+        return grad_first.add_(grad_second), None, None, None, None
 
 
 def _branches(first: Tensor, second: Tensor) -> list[tuple[Branch, Tensor, Tensor]]:

@@ -7,10 +7,15 @@ int32; float64 models use 2^-44 in int64. A value that leaves the range, or is n
 raises StreamRangeError instead of wrapping round.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+_SLICE_ELEMENTS = 1 << 22
+"""Elements rounded to the grid at a time: 16 MB in float32."""
 
 
 class StreamRangeError(ArithmeticError):
@@ -69,21 +74,23 @@ class ExactStreams:
 
     def open(self, x: Tensor) -> Tensor:
         self._check(x, "the embedding")
-        return self._to_grid(x)
+        return self._to_grid(x.contiguous())
 
     def read(self, stream: Tensor) -> Tensor:
         return stream.to(self.dtype).mul_(1.0 / self.unit).to(self.model_dtype)
 
     def add(self, stream: Tensor, branch: Tensor, where: str) -> None:
         self._check(branch, where)
-        stream += self._to_grid(branch)
+        for part, added in _slices(stream, branch):
+            part += self._to_grid(added)
         low, high = torch.aminmax(stream)
         # Branch and stream are each within the limit; half of it leaves no way to wrap unseen.
         if max(-int(low), int(high)) > torch.iinfo(self.integer).max // 2:
             self._fail(where, max(-int(low), int(high)) / self.unit)
 
     def subtract(self, stream: Tensor, branch: Tensor) -> None:
-        stream -= self._to_grid(branch)
+        for part, added in _slices(stream, branch):
+            part -= self._to_grid(added)
 
     def _to_grid(self, x: Tensor) -> Tensor:
         return x.to(self.dtype).mul(self.unit).round_().to(self.integer)
@@ -102,3 +109,9 @@ class ExactStreams:
             f"range of +-{self.limit / 2:.0f}: lower the learning rate, check the weights for "
             "NaN, or set streams='float'"
         )
+
+
+def _slices(stream: Tensor, branch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both, flat, a few megabytes at a time: rounding needs room for that much only."""
+    pieces = (x.split(_SLICE_ELEMENTS) for x in (stream.view(-1), branch.reshape(-1)))
+    yield from zip(*pieces, strict=True)

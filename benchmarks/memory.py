@@ -1,0 +1,134 @@
+"""Memory and time of whole training steps, each in a process of its own.
+
+    python benchmarks/memory.py presets       one step of novel-512k, five of million
+    python benchmarks/memory.py throughput    tokens per second by length
+    python benchmarks/memory.py depth         6, 12 and 24 layers, three ways of differentiating
+    python benchmarks/memory.py plan          the planner's prediction beside the measured peak
+
+A peak is the most resident memory of the whole process, Python and torch included
+(``ru_maxrss``). Results go to benchmarks/results/memory.json, part by part.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from reformer.config import ReformerConfig
+from reformer.presets import million, preset
+from reformer.settings import TrainingSettings
+
+RESULTS = Path(__file__).parent / "results" / "memory.json"
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
+"""As the ``reformer`` command sets it."""
+
+Result = dict[str, Any]
+
+
+def measure_apart(
+    config: ReformerConfig, settings: TrainingSettings, steps: int, blocks: str = "reversible"
+) -> Result:
+    """Train so many steps in a new process; its peak in bytes, seconds and losses by step."""
+    job = {
+        "config": config.to_dict(),
+        "settings": settings.to_dict(),
+        "steps": steps,
+        "blocks": blocks,
+    }
+    command = [sys.executable, __file__, "job"]
+    environment = os.environ | LARGE_PAGES
+    done = subprocess.run(
+        command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, env=environment
+    )
+    if done.returncode != 0:
+        return {"failed": f"exit code {done.returncode}"}
+    return dict(json.loads(done.stdout))
+
+
+def run_job(job: Result) -> Result:
+    """What the new process does: the training loop's own update, on the novel."""
+    from reformer.data.corpus import prepare_corpus
+    from reformer.data.files import shipped_novel
+    from reformer.data.sources import TextSource
+    from reformer.data.tokenizer import ByteTokenizer
+    from reformer.models.language import ReformerForCausalLM
+    from reformer.training.loop import TrainingState, update
+    from reformer.training.optim import build_optimizer
+
+    config = ReformerConfig.from_dict(job["config"])
+    settings = TrainingSettings.from_dict(job["settings"])
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = prepare_corpus(
+            Path(folder), (str(shipped_novel()),), None, ByteTokenizer(), config.vocab_size
+        )
+        source = TextSource(corpus.train, config.max_length, config.seed)
+        model = ReformerForCausalLM(config).train()
+        if job["blocks"] == "checkpointed":
+            _checkpoint_blocks(model)
+        state = TrainingState(model, build_optimizer(model, settings))
+        seconds, losses, peaks = [], [], []
+        for _ in range(job["steps"]):
+            started = time.perf_counter()
+            row = update(state, source, settings)
+            seconds.append(round(time.perf_counter() - started, 2))
+            losses.append(round(float(row["train_bits_per_byte"]), 4))
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            print(f"step {len(peaks)}: {seconds[-1]} s, {losses[-1]} bits", file=sys.stderr)
+    return {
+        "peak_bytes": peaks[-1],
+        "peak_bytes_of_one_step": peaks[0],
+        "seconds": seconds,
+        "bits_per_byte": losses,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def presets() -> Result:
+    """The two presets that read a whole book at once: one step, and five that lower the loss."""
+    rows = {}
+    for name, steps in (("novel-512k", 1), ("million", 5)):
+        config, settings = preset(name)
+        settings = dataclasses.replace(settings, warmup_steps=1)
+        rows[name] = measure_apart(config, settings, steps)
+        print(name, rows[name], flush=True)
+    return rows
+
+
+def throughput() -> Result:
+    """Tokens per second by length, the same model and one sequence per step."""
+    config, settings = million()
+    rows = {}
+    for length in (16384, 131072, 1048576):
+        shorter = dataclasses.replace(config, max_length=length)
+        result = measure_apart(shorter, settings, steps=2 if length > 10**6 else 4)
+        result["tokens_per_second"] = round(length / min(result["seconds"][1:]))
+        rows[str(length)] = result
+        print(length, result, flush=True)
+    return rows
+
+
+PARTS = {"presets": presets, "throughput": throughput}
+
+
+def main() -> None:
+    """Measure one part and put it into the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=[*PARTS, "job"])
+    part = parser.parse_args().part
+    if part == "job":
+        print(json.dumps(run_job(json.load(sys.stdin))))
+        return
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results[part] = PARTS[part]()
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
