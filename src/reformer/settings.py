@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from reformer.config import ConfigError
 
-Task = Literal["text", "dialogue", "copy"]
+Task = Literal["text", "dialogue", "copy", "image"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -19,7 +19,10 @@ class TrainingSettings:
 
     task: Task = "text"
     """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
-    of them), or "copy" (the paper's duplication task)."""
+    of them), "copy" (the paper's duplication task), or "image" (pictures)."""
+    image_shape: tuple[int, int, int] | None = None
+    """Pictures: cut and scale them to so many rows, columns and channels (1 grey, 3 colour).
+    Without it they must all have one shape."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 8
@@ -56,6 +59,8 @@ class TrainingSettings:
             _require_count(name, getattr(self, name))
         for name in ("evaluate_every", "evaluate_tokens", "save_every"):
             _require_count(name, getattr(self, name))
+        if self.image_shape is not None:
+            _require_image_shape(self.image_shape)
         _require_count("warmup_steps", self.warmup_steps, least=0)
         for name in ("learning_rate", "clip_norm"):
             _require_number(name, getattr(self, name), above=0.0)
@@ -63,7 +68,7 @@ class TrainingSettings:
         _require_number("final_learning_rate", self.final_learning_rate, most=1.0)
         for name in ("adam_beta1", "adam_beta2"):
             _require_number(name, getattr(self, name), most=1.0 - 1e-9)
-        _require_choice("task", self.task, ("text", "dialogue", "copy"))
+        _require_choice("task", self.task, ("text", "dialogue", "copy", "image"))
         _require_choice("precision", self.precision, ("float32", "bfloat16"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +82,9 @@ class TrainingSettings:
         for name in values:
             if name not in known:
                 raise ConfigError(f"training settings have no field {name!r}")
+        values = dict(values)
+        if isinstance(values.get("image_shape"), list):  # JSON has no tuples
+            values["image_shape"] = tuple(values["image_shape"])
         return cls(**values)
 
 
@@ -85,6 +93,15 @@ def _require_count(name: str, value: object, least: int = 1) -> None:
     if not valid:
         raise ConfigError(
             f"{name} is {value!r}: it must be a whole number from {least} to 2147483647"
+        )
+
+
+def _require_image_shape(shape: tuple[int, ...]) -> None:
+    valid = isinstance(shape, tuple) and len(shape) == 3 and shape[2] in (1, 3)
+    if not valid or not all(type(extent) is int and 1 <= extent <= 4096 for extent in shape):
+        raise ConfigError(
+            f"image_shape is {shape!r}: it must be rows and columns from 1 to 4096, and 1 channel "
+            "(grey) or 3 (colour), such as 64 64 3"
         )
 
 

@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": "train a model on files, or on Moby-Dick when none are named",
     "evaluate": "bits per byte and perplexity of whole files",
     "generate": "write text that continues a prompt",
+    "draw": "pictures by a model that was trained on pictures",
     "chat": "talk with a model in the terminal",
     "serve": "a model behind HTTP, with OpenAI's routes and a page",
     "plan": "memory that a training run would need, term by term",

@@ -1,7 +1,7 @@
 """What each command accepts: dataclasses, and nothing that takes long to import."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,6 +102,32 @@ class GenerateArguments(SamplingArguments):
     """A string that ends a text and is not written; may be given several times."""
     json: bool = False
     """Print one JSON object per text: text, token_ids, finish_reason, seed, sample."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class DrawArguments(SamplingArguments):
+    """Draw with a model that was trained on pictures: new ones, or the lower part of given ones.
+
+    The result is one PNG file. With pictures each line shows the picture, what the model sees of
+    it, and its completions.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    inputs: Inputs = ()
+    """Picture files or folders to complete; they are scaled to the model's shape."""
+    out: Path | None = None
+    """PNG file to write, never overwritten; by default RUN/drawing-1.png, -2, …"""
+    samples: int = 8
+    """New pictures, or completions of each."""
+    pictures: int = 8
+    """How many of the given pictures to complete, from the first on."""
+    keep: float = 0.5
+    """Share of a picture's rows that the model sees."""
+    temperature: float = field(default=1.0, kw_only=True)
+    """Below 1: safer; above 1: wilder; 0: always the likeliest value."""
     device: DeviceName = "auto"
     """Where to compute; auto takes a GPU when there is one."""
 
@@ -279,6 +305,7 @@ _ARGUMENTS: dict[str, Any] = {
     "train": TrainArguments,
     "evaluate": EvaluateArguments,
     "generate": GenerateArguments,
+    "draw": DrawArguments,
     "chat": ChatArguments,
     "serve": ServeArguments,
     "plan": PlanArguments,

@@ -15,7 +15,7 @@ from reformer.cli.devices import find_device
 from reformer.cli.model_flags import layer_kinds
 from reformer.cli.terminal import printable
 from reformer.config import ConfigError
-from reformer.data.files import InputError, find_files
+from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
@@ -103,7 +103,7 @@ def _create(arguments: TrainArguments) -> Run:
                 config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
             require_vocabulary(tokenizer, config.vocab_size)
     if inputs:
-        find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
+        kind.find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
     require_memory(plan(config, settings), machine_memory())
     description = RunDescription(
         preset=arguments.preset,

@@ -8,10 +8,11 @@ and returns a ``Task``: training sequences by number, and a validation.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reformer.config import ReformerConfig
-from reformer.data.files import InputError
+from reformer.data.files import InputError, find_files
 from reformer.data.sources import Source
 from reformer.models.pretrained import PretrainedReformer
 from reformer.training.evaluation import Validation
@@ -44,6 +45,10 @@ class TaskKind(ABC):
     @abstractmethod
     def inputs(self, given: tuple[str, ...]) -> tuple[str, ...]:
         """The files to learn from; InputError when some are missing, or there can be none."""
+
+    def find_files(self, inputs: Sequence[str]) -> list[Path]:
+        """The files that the inputs stand for; InputError for what is not there."""
+        return find_files(inputs)
 
     def config(self, config: ReformerConfig) -> ReformerConfig:
         """The model's config as this task needs it; ConfigError when it cannot be."""
