@@ -23,6 +23,7 @@ HeadBias = Literal["added", "held"]
 StreamsEnd = Literal["concatenated", "averaged"]
 AttentionBias = Literal["none", "output"]
 Problem = Literal["single_label", "multi_label", "regression"]
+Pooling = Literal["first", "mean"]
 
 
 # Numbers in one matrix: 4 TB in float32.
@@ -155,10 +156,14 @@ class Labels:
     """A name for each label, in order of their ids."""
     dropout: float | None = None
     """Dropout inside the head; None: as much as in the layers."""
+    pooling: Pooling = "first"
+    """What stands for a sequence: its first token, as in Hugging Face, or the mean of all tokens,
+    which needs no layers that bring everything to one place."""
 
     def __post_init__(self) -> None:
         _require_count("num_labels", self.num_labels)
         _require_choice("problem", self.problem, get_args(Problem))
+        _require_choice("pooling", self.pooling, get_args(Pooling))
         fix = f"it must hold {self.num_labels} names, one for each label"
         _require(self.names is None or len(self.names) == self.num_labels, "names", self.names, fix)
         if self.dropout is not None:

@@ -16,6 +16,8 @@ _COMMANDS = {
     "generate": "write text that continues a prompt",
     "draw": "pictures by a model that was trained on pictures",
     "chat": "talk with a model in the terminal",
+    "ask": "answer a question from a document",
+    "classify": "label texts",
     "serve": "a model behind HTTP, with OpenAI's routes and a page",
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",

@@ -147,6 +147,41 @@ class ChatArguments(SamplingArguments):
 
 
 @dataclass(frozen=True)
+class AskArguments:
+    """Answer a question from a document, with a model trained by `reformer train --task qa`."""
+
+    run: RunFolder
+    """Run or model folder."""
+    document: Positional[Annotated[Path, arg(metavar="DOCUMENT")]]
+    """The text to read, of any length; also .gz, .xz, .zst."""
+    question: Positional[Annotated[str, arg(metavar="QUESTION")]]
+    """What to ask."""
+    json: bool = False
+    """Print one JSON object: answer (null for none), start and end in characters, line,
+    confidence."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class ClassifyArguments:
+    """Label texts, with a model trained by `reformer train --task classify`.
+
+    Of .csv, .tsv and .jsonl files, each record's text; any other file is one text.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    file: Positional[Annotated[str, arg(metavar="FILE")]]
+    """The texts; - reads one from standard input."""
+    json: bool = False
+    """Print one JSON object per text: line, labels (or values), and scores, the probability of
+    each label."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
 class ServeArguments:
     """Serve a model over HTTP: OpenAI's completions and chats, and a page to try it.
 
@@ -307,6 +342,8 @@ _ARGUMENTS: dict[str, Any] = {
     "generate": GenerateArguments,
     "draw": DrawArguments,
     "chat": ChatArguments,
+    "ask": AskArguments,
+    "classify": ClassifyArguments,
     "serve": ServeArguments,
     "plan": PlanArguments,
     "presets": PresetsArguments,

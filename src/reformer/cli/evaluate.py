@@ -10,6 +10,7 @@ from rich.table import Table
 
 from reformer.cli.arguments import EvaluateArguments
 from reformer.cli.devices import find_device
+from reformer.cli.terminal import table_of_counts
 from reformer.config import ConfigError
 from reformer.data.files import InputError, count_bytes, find_files, read_file
 from reformer.data.store import has_store, open_store, write_store
@@ -107,7 +108,8 @@ def _numbers(score: TextScore) -> dict[str, float]:
 
 def _print_table(results: dict[str, Any]) -> None:
     table = Table()
-    columns = [name for name in results if name not in ("files", "context_length")]
+    counts = [name for name, value in results.items() if isinstance(value, dict)]
+    columns = [name for name in results if name not in ("files", "context_length", *counts)]
     files = results.get("files", [])
     if files:
         table.add_column("file", overflow="fold")
@@ -118,6 +120,8 @@ def _print_table(results: dict[str, Any]) -> None:
     if len(files) != 1:
         table.add_row(*(["total"] if files else []), *(_shown(results[name]) for name in columns))
     Console().print(table)
+    for name in counts:
+        Console().print(table_of_counts(name, results[name]))
 
 
 def _shown(value: float) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from reformer.cli.arguments import RUNS, TrainArguments
 from reformer.cli.devices import find_device
 from reformer.cli.model_flags import layer_kinds
-from reformer.cli.terminal import printable
+from reformer.cli.terminal import printable, table_of_counts
 from reformer.config import ConfigError
 from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
@@ -171,11 +171,14 @@ def _conclude(console: Console, job: Run, task: Task, outcome: Outcome) -> None:
         return
     table = Table(title="Result", show_header=False)
     table.add_row("best weights", f"step {outcome.best_step}")
-    for name, value in outcome.metrics.items():
+    numbers = {k: v for k, v in outcome.metrics.items() if not isinstance(v, dict)}
+    for name, value in numbers.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
     table.add_row("time", format_seconds(outcome.seconds))
     table.add_row("run folder", str(job.path))
     console.print(table)
+    for name in outcome.metrics.keys() - numbers.keys():
+        console.print(table_of_counts(name, outcome.metrics[name]))
     if task.example is not None:
         console.print("A sample:", style="bold")
         for piece in task.example(outcome.model):

@@ -8,6 +8,7 @@ import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,23 @@ class Tokenizer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class PlacedTokens:
+    """Token ids int64 [L], and where each stands: characters ``starts[i]`` to ``ends[i]`` - 1."""
+
+    ids: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def covering(self, start: int, end: int) -> tuple[int, int]:
+        """The first and the last token of the characters start to end - 1."""
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        return first, int(np.searchsorted(self.starts, end, side="left")) - 1
+
+
 class ByteTokenizer:
     """Each byte is a token; ids are 0 to 255."""
 
@@ -61,6 +79,14 @@ class ByteTokenizer:
 
     def decoder(self) -> TextDecoder:
         return _ByteDecoder()
+
+    def places(self, text: str) -> "PlacedTokens":
+        """The bytes of a text, and the character that each is of."""
+        data = text.encode("utf-8", errors="replace")
+        ids = np.frombuffer(data, dtype=np.uint8).astype(np.int64)
+        # A byte that begins with the bits 10 goes on with a character.
+        starts = np.cumsum((ids & 0xC0) != 0x80) - 1
+        return PlacedTokens(ids, starts, starts + 1)
 
 
 class _ByteDecoder:
@@ -106,6 +132,12 @@ class JsonTokenizer:
 
     def decoder(self) -> TextDecoder:
         return _JsonDecoder(self._tokenizer)
+
+    def places(self, text: str) -> "PlacedTokens":
+        """The tokens of a text, and the characters that each stands for."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return PlacedTokens(np.asarray(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1])
 
 
 class _JsonDecoder:
@@ -167,7 +199,7 @@ def _decode(decoder: Any, chunk: bytes, offset: int, final: bool = False) -> str
         ) from error
 
 
-def tokenizer_in(folder: str | os.PathLike[str]) -> Tokenizer:
+def tokenizer_in(folder: str | os.PathLike[str]) -> JsonTokenizer | ByteTokenizer:
     """The folder's tokenizer.json, or bytes when it has none."""
     path = Path(folder) / TOKENIZER_FILE
     return JsonTokenizer(path) if path.exists() else ByteTokenizer()

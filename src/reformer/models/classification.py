@@ -1,10 +1,11 @@
 """Classification of whole sequences: one class, several, or real numbers.
 
-The first token stands for the sequence (like BERT's [CLS]): tanh(W h_0 + b), then a linear
-layer to the labels, with dropout before each, as in Hugging Face's Reformer.
+One vector h stands for the sequence: its first token's (like BERT's [CLS]), as in Hugging Face's
+Reformer, or the mean of all. Then tanh(W h + b) and a linear layer to the labels, with dropout
+before each.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,7 @@ from reformer.ops.randomness import derive_seed, dropout
 _HEAD = -1
 
 
-@dataclass(frozen=True)
-class ClassificationOutput:
+class ClassificationOutput(NamedTuple):
     """The logits [B, num_labels] and, when labels were given, the loss."""
 
     logits: Tensor
@@ -27,7 +27,7 @@ class ClassificationOutput:
 
 
 class ClassificationHead(nn.Module):
-    """Features of the first token [B, 2 D] to logits [B, num_labels]."""
+    """Features of whole sequences [B, 2 D] to logits [B, num_labels]."""
 
     def __init__(self, config: ReformerConfig, labels: Labels) -> None:
         super().__init__()
@@ -67,16 +67,27 @@ class ReformerForSequenceClassification(PretrainedReformer):
     ) -> ClassificationOutput:
         """Logits, and the mean loss when labels are given.
 
-        input_ids: [B, L] whose first token is not padding; segment_ids, positions, draw: see
-        ``Reformer.forward``. labels: int64 [B] for one class per sequence (cross-entropy); [B,
-        num_labels] of zeros and ones for several (binary cross-entropy), or of real numbers for
-        a regression (mean squared error; [B] will do for one number).
+        input_ids: [B, L]; with pooling "first", no row begins with padding. segment_ids,
+        positions, draw: see ``Reformer.forward``. labels: int64 [B] for one class per sequence
+        (cross-entropy); [B, num_labels] of zeros and ones for several (binary cross-entropy), or
+        of real numbers for a regression (mean squared error; [B] will do for one number).
         """
         draw = self._draw(draw)
         hidden = self.reformer(input_ids, segment_ids=segment_ids, positions=positions, draw=draw)
-        logits = self.head(self.reformer.norm(hidden[:, 0]), draw)
+        logits = self.head(self._pool(hidden, segment_ids), draw)
         loss = None if labels is None else self._loss(logits, labels)
         return ClassificationOutput(logits=logits, loss=loss)
+
+    def _pool(self, hidden: Tensor, segment_ids: Tensor | None) -> Tensor:
+        """[B, L, 2 D] to [B, features]: the first token, or the mean of all but padding."""
+        if self.config.labels is None or self.config.labels.pooling == "first":
+            return self.reformer.norm(hidden[:, 0])
+        features = self.reformer.norm(hidden)
+        if segment_ids is None:
+            return features.mean(dim=1)
+        counted = (segment_ids >= 0).to(features.dtype)
+        total = torch.einsum("bl,bld->bd", counted, features)
+        return total / counted.sum(dim=1, keepdim=True).clamp(min=1)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         wide = logits if logits.dtype == torch.float64 else logits.float()

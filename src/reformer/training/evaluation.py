@@ -125,8 +125,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 class Validation(Protocol):
     """What a training run is judged by."""
 
-    def measure(self, model: Any, *, whole: bool, pause: Pause = no_pause) -> dict[str, float]:
-        """Metrics by names that begin with ``validation_``; on a fixed part, or on all."""
+    def measure(self, model: Any, *, whole: bool, pause: Pause = no_pause) -> dict[str, Any]:
+        """Metrics by names that begin with ``validation_``; on a fixed part, or on all.
+
+        They are numbers; on all, also tables of counts, as dicts of dicts.
+        """
         ...
 
     def cost(self, metrics: Mapping[str, float]) -> float:

@@ -79,7 +79,7 @@ class Outcome:
     best_step: int | None
     exit_code: int
     seconds: float
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     """Metrics of the best weights on all of the validation data; empty when stopped."""
 
 

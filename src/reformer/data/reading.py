@@ -1,0 +1,134 @@
+"""A question and a document as one sequence: \\x01 question \\x02 document.
+
+The question takes the first positions, and the document those from a fixed one on, so that a
+model can tell which of the two a token is in. A part of a document keeps its place: what was
+learned from parts serves whole documents.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reformer.config import ReformerConfig
+from reformer.data.files import InputError
+from reformer.data.rows import Row, encode_text, pad_batch, pick, stack_rows
+from reformer.data.sources import NATS, Batch
+from reformer.data.squad import Question, Questions
+from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, PlacedTokens
+from reformer.ops.randomness import derive_seed
+
+_START, _END = "\x01", "\x02"
+_MOST_QUESTION = 512
+_PART = 1
+"""Names the draws of parts of documents."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A question and as much of its document as one sequence holds."""
+
+    input_ids: Row
+    positions: Row
+    question_length: int
+    first: int
+    """The document's token that comes first."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class Reader:
+    """Writes questions and documents as a model's sequences."""
+
+    def __init__(self, tokenizer: ByteTokenizer | JsonTokenizer, config: ReformerConfig) -> None:
+        self.tokenizer, self.max_length = tokenizer, config.max_length
+        self._num_positions = math.prod(config.position_shape)
+        # From the position table: it is the same whatever length is trained.
+        self._room = min(_MOST_QUESTION, self._num_positions // 4)
+
+    def question(self, text: str) -> Row:
+        """The question's tokens between its marks; InputError when they are too many."""
+        ids = encode_text(f"{_START}{' '.join(text.split())}{_END}", self.tokenizer)
+        most = min(self._room, self.max_length // 2)
+        if len(ids) > most:
+            raise InputError(
+                f"the question {text[:40]!r} has {len(ids)} tokens with its marks: in sequences of "
+                f"{self.max_length}, a question may have {most}"
+            )
+        return ids
+
+    def document(self, text: str) -> PlacedTokens:
+        """The document's tokens and their characters."""
+        return self.tokenizer.places(text)
+
+    def page(self, question: Row, document: PlacedTokens, first: int = 0) -> Page:
+        """The question with the document from token ``first`` on, as far as it fits."""
+        part = document.ids[first : first + self.room(question)]
+        inside = (first + np.arange(len(part))) % (self._num_positions - self._room)
+        positions = np.concatenate([np.arange(len(question)), self._room + inside])
+        return Page(np.concatenate([question, part]), positions, len(question), first)
+
+    def pages(self, question: Row, document: PlacedTokens) -> list[Page]:
+        """The whole document: one page, or pages that overlap by half."""
+        room = self.room(question)
+        last = max(0, len(document) - room)
+        firsts = [*range(0, last, max(1, room // 2)), last]
+        return [self.page(question, document, first) for first in firsts]
+
+    def room(self, question: Row) -> int:
+        """How many tokens of a document one page holds."""
+        return self.max_length - len(question)
+
+
+class QuestionSource:
+    """Pages with the places of their answers; of a long document, random parts that hold it.
+
+    An unanswerable question points at the sequence's first token.
+    """
+
+    unit = NATS
+
+    def __init__(self, questions: Questions, reader: Reader, seed: int) -> None:
+        self.questions, self.reader, self.seed = questions.questions, reader, seed
+        self.documents = [reader.document(text) for text in questions.documents]
+        for question in self.questions:
+            reader.question(question.text)
+
+    def batch(self, first: int, count: int) -> Batch:
+        rows = [self._row(number) for number in range(first, first + count)]
+        return {
+            **batch_of([page for page, _ in rows]),
+            "start_positions": stack_rows([np.array([start]) for _, (start, _) in rows])[:, 0],
+            "end_positions": stack_rows([np.array([end]) for _, (_, end) in rows])[:, 0],
+        }
+
+    def _row(self, number: int) -> tuple[Page, tuple[int, int]]:
+        question = self.questions[pick(number, len(self.questions), self.seed)]
+        document, ids = self.documents[question.document], self.reader.question(question.text)
+        span = _answer(question, document)
+        lowest, highest = 0, max(0, len(document) - self.reader.room(ids))
+        if span is not None:
+            lowest = min(highest, max(0, span[1] + 1 - self.reader.room(ids)))
+            highest = min(highest, span[0])
+        draw = derive_seed(self.seed, _PART, number)
+        page = self.reader.page(ids, document, lowest + draw % (max(lowest, highest) - lowest + 1))
+        if span is None:
+            return page, (0, 0)
+        shift = page.question_length - page.first
+        return page, (span[0] + shift, span[1] + shift)
+
+
+def _answer(question: Question, document: PlacedTokens) -> tuple[int, int] | None:
+    """The first and last token of the question's first answer."""
+    if not question.answers:
+        return None
+    text, start = question.answers[0]
+    return document.covering(start, start + len(text))
+
+
+def batch_of(pages: Sequence[Page]) -> Batch:
+    """Pages as the model's input."""
+    batch = pad_batch([page.input_ids for page in pages])
+    return {**batch, "positions": stack_rows([page.positions for page in pages])}
