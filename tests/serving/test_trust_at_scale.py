@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
 MOST_GROWTH = 64 << 20
+PATIENCE = 600
+"""Seconds that no answer takes, however busy the machine."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_a_hundred_clients_at_once(server):
     def ask(number):
         with server.client() as client:
             body = {"prompt": "x", "max_tokens": 30, "seed": number}
-            answer = client.post(COMPLETIONS, json=body)
+            answer = client.post(COMPLETIONS, json=body, timeout=PATIENCE)
             return answer.status_code, answer.headers.get("retry-after")
 
     with flat_memory(server), ThreadPoolExecutor(100) as pool:
@@ -134,8 +136,8 @@ def test_many_clients_that_leave(server):
 
     with flat_memory(server), ThreadPoolExecutor(4) as pool:
         list(pool.map(leave, range(60)))
-        server.wait_until("requests_cancelled_total", cancelled + 60)
-        server.wait_until("sequences_running", 0)
+        server.wait_until("requests_cancelled_total", cancelled + 60, PATIENCE)
+        server.wait_until("sequences_running", 0, PATIENCE)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 50, 150, 400, 800])
@@ -147,7 +149,7 @@ def test_the_end_at_any_instant(model_folder, milliseconds):
     def ask(_):
         try:
             with running.client() as client:
-                answer = client.post(COMPLETIONS, json=body)
+                answer = client.post(COMPLETIONS, json=body, timeout=PATIENCE)
         except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
             return None
         if answer.status_code == 503:
@@ -157,8 +159,8 @@ def test_the_end_at_any_instant(model_folder, milliseconds):
 
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(ask, n) for n in range(24)]
-        running.wait_until("requests_total", 12)
-        accepted = 12
+        while (accepted := running.metric("requests_total")) < 12:
+            time.sleep(0.02)
         time.sleep(milliseconds / 1000)
         running.process.send_signal(signal.SIGTERM)
         answers = [future.result() for future in asked]
@@ -180,7 +182,7 @@ def test_two_hundred_mixed_requests_are_what_each_is_alone(roomy):
 
     def ask(body):
         with roomy.client() as client:
-            answer = client.post(COMPLETIONS, json=body)
+            answer = client.post(COMPLETIONS, json=body, timeout=PATIENCE)
             assert answer.status_code == 200, answer.text
             return [choice["text"] for choice in answer.json()["choices"]]
 
