@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from reformer.config import ConfigError
 
-Task = Literal["text", "dialogue", "copy", "image"]
+Task = Literal["text", "dialogue", "copy", "image", "classify", "qa"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -19,7 +19,8 @@ class TrainingSettings:
 
     task: Task = "text"
     """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
-    of them), "copy" (the paper's duplication task), or "image" (pictures)."""
+    of them), "copy" (the paper's duplication task), "image" (pictures), "classify" (texts with
+    labels, as CSV or JSON lines), or "qa" (questions on documents, as SQuAD's JSON)."""
     image_shape: tuple[int, int, int] | None = None
     """Pictures: cut and scale them to so many rows, columns and channels (1 grey, 3 colour).
     Without it they must all have one shape."""
@@ -68,7 +69,7 @@ class TrainingSettings:
         _require_number("final_learning_rate", self.final_learning_rate, most=1.0)
         for name in ("adam_beta1", "adam_beta2"):
             _require_number(name, getattr(self, name), most=1.0 - 1e-9)
-        _require_choice("task", self.task, ("text", "dialogue", "copy", "image"))
+        _require_choice("task", self.task, get_args(Task))
         _require_choice("precision", self.precision, ("float32", "bfloat16"))
 
     def to_dict(self) -> dict[str, Any]:
