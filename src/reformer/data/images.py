@@ -4,6 +4,7 @@ A picture is uint8 [rows, columns, channels], with one channel for grey and thre
 transparent parts are laid on white.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -76,8 +77,8 @@ def _read_idx(file: Path) -> Picture:
             "colour (files of labels have 1)"
         )
     start = 4 + 4 * num_dimensions
-    shape = [int(extent) for extent in np.frombuffer(data[4:start], ">u4")]
-    expected = int(np.prod([*shape, 1], dtype=object))
+    shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4)]
+    expected = math.prod(shape)
     if len(data) - start != expected:
         raise InputError(
             f"{file} has {len(data)} bytes, but its header promises {start + expected}"
