@@ -4,11 +4,15 @@ Each command is a module with ``run(arguments) -> exit code``, imported once its
 (arguments.py) are understood: help and mistakes cost no time.
 """
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from typing import Any
 
 _COMMANDS = {
     "train": "train a model on files, or on Moby-Dick when none are named",
@@ -46,9 +50,14 @@ _USER_ERRORS = {
 _RUN_ERRORS = {
     "reformer.training.checkpoint.CheckpointError",
     "reformer.training.loop.TrainingError",
+    "reformer.training.distributed.ProcessError",
     "reformer.nn.streams.StreamRangeError",
 }
 """Work that failed on the way: exit code 1."""
+
+
+_SECONDS_TO_END = 60.0
+"""How long one of several processes waits for torchrun to end it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,13 +98,31 @@ def _dispatch(words: list[str]) -> int:
     for command in _COMMANDS:
         parts = command.split()
         if words[: len(parts)] == parts:
-            from reformer.cli.arguments import parse_command
-
-            arguments = parse_command(command, words[len(parts) :])
+            arguments = _understand(command, words[len(parts) :])
             return int(importlib.import_module(f"reformer.cli.{parts[0]}").run(arguments))
     names = ", ".join(_COMMANDS)
     print(f"reformer: there is no command {words[0]!r}; there are {names}", file=sys.stderr)
     return 2
+
+
+def _understand(command: str, words: list[str]) -> Any:
+    """The command's arguments. Of torchrun's processes, which all have the same words, the first
+    says what is wrong with them; torchrun then ends the others, which wait for that.
+    """
+    from reformer.cli.arguments import parse_command
+
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+        return parse_command(command, words)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return parse_command(command, words)
+    except Exception:
+        time.sleep(_SECONDS_TO_END)
+        raise
+    except SystemExit as stop:
+        if stop.code != 0:
+            time.sleep(_SECONDS_TO_END)
+        raise
 
 
 def _overview() -> str:

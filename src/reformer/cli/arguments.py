@@ -38,6 +38,8 @@ class TrainArguments(ModelArguments):
     """Validate on this file, instead of on the last 5 % of the text."""
     init: Path | None = None
     """Run or model folder whose model, weights and tokenizer to start from: fine-tuning."""
+    sharded: bool = False
+    """Started by torchrun: divide the model among the processes, instead of one copy in each."""
     device: DeviceName = "auto"
     """Where to compute; auto takes a GPU when there is one."""
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,6 +21,7 @@ from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
+from reformer.training.distributed import Processes, Sharded, joined
 from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
@@ -36,7 +39,9 @@ from reformer.training.run import (
     create_run,
     find_run,
     next_run_path,
+    open_run,
     require_vocabulary,
+    shared_by,
 )
 from reformer.training.task import Task
 
@@ -46,15 +51,39 @@ _CHANGEABLE = {"steps", "evaluate_every", "evaluate_tokens", "save_every", "keep
 
 def run(arguments: TrainArguments) -> int:
     """Train, report; the exit code."""
-    console = Console(highlight=False)
     device = find_device(arguments.device)
-    job = _continue(arguments) if arguments.resume else _create(arguments)
-    with locked(job.path):
-        job, task = _prepare(arguments, job, lambda text: console.print(text, soft_wrap=True))
-        return _train(console, job, task, device)
+    with joined(device, sharded=arguments.sharded) as (processes, device):
+        if not processes.is_first:
+            return _follow(processes, device)
+        console = Console(highlight=False)
+        job = _continue(arguments, processes) if arguments.resume else _create(arguments, processes)
+        with locked(job.path):
+            job, task = _prepare(arguments, job, lambda text: console.print(text, soft_wrap=True))
+            processes.announce(os.path.abspath(job.path))
+            return _train(console, job, task, device, processes)
 
 
-def _train(console: Console, job: Run, task: Task, device: torch.device) -> int:
+class _Silent:
+    """A Reporter in processes that say nothing: the first one does."""
+
+    def say(self, sentence: str) -> None:
+        pass
+
+    def step(self, row: dict[str, Any], tokens_seen: int) -> None:
+        pass
+
+
+def _follow(processes: Processes, device: torch.device) -> int:
+    """Train with the first process, once it has made the run and its data."""
+    path = Path(processes.announce(""))
+    silent = _Silent()
+    job, task = prepare_task(open_run(path), length_fixed=False, say=silent.say)
+    return train(job, task, silent, device, processes).exit_code
+
+
+def _train(
+    console: Console, job: Run, task: Task, device: torch.device, processes: Processes
+) -> int:
     _introduce(console, job, task)
 
     def draw() -> None:
@@ -62,7 +91,9 @@ def _train(console: Console, job: Run, task: Task, device: torch.device) -> int:
         plot_losses(read_metrics(job.metrics), job.plot, title)
 
     with TerminalReporter(console, job.description.settings, draw) as reporter:
-        outcome = train(job, task, reporter, device)
+        outcome = train(job, task, reporter, device, processes)
+    if isinstance(processes, Sharded):
+        task = dataclasses.replace(task, example=None)  # this process has a part of the model
     _conclude(console, job, task, outcome)
     return outcome.exit_code
 
@@ -83,7 +114,7 @@ def _prepare(
         raise
 
 
-def _create(arguments: TrainArguments) -> Run:
+def _create(arguments: TrainArguments, processes: Processes) -> Run:
     """A new run folder; everything that can be checked before is."""
     settings = arguments.training
     kind = task_kind(settings.task)
@@ -112,12 +143,13 @@ def _create(arguments: TrainArguments) -> Run:
         inputs=tuple(os.path.abspath(item) for item in inputs),
         validation=arguments.validation and os.path.abspath(arguments.validation),
         init=None if arguments.init is None else os.path.abspath(arguments.init),
+        processes=processes.count,
     )
     path = arguments.out or next_run_path(RUNS, arguments.preset)
     return create_run(path, description, tokenizer)
 
 
-def _continue(arguments: TrainArguments) -> Run:
+def _continue(arguments: TrainArguments, processes: Processes) -> Run:
     """The run as it shall go on; an error for settings that may not change."""
     existing = find_run(RUNS, arguments.out, arguments.preset)
     old = existing.description
@@ -138,14 +170,14 @@ def _continue(arguments: TrainArguments) -> Run:
                 "with what it was started with; start another one to change it"
             )
     changed = dataclasses.replace(old, settings=arguments.training)
-    return dataclasses.replace(existing, description=changed)
+    return dataclasses.replace(existing, description=shared_by(changed, processes.count))
 
 
 def _introduce(console: Console, job: Run, task: Task) -> None:
     """What will be trained, in a few lines."""
     config, settings = job.description.config, job.description.settings
     expected = plan(config, settings)
-    sequences = settings.batch_size * settings.accumulation_steps
+    sequences = job.description.sequences_per_step
     lines = {
         "Model": f"{format_count(expected.num_parameters)} parameters, "
         f"{len(config.layers)} layers ({layer_kinds(config)})",

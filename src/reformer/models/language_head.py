@@ -1,6 +1,6 @@
 """The linear head of language models, from both streams [.., 2 D] to the vocabulary [.., V]."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,7 @@ from torch.nn import functional
 from reformer.config import ReformerConfig
 
 
-@dataclass(frozen=True)
-class LanguageModelOutput:
+class LanguageModelOutput(NamedTuple):
     """Either the logits [B, L, V] or, when labels were given, the loss."""
 
     logits: Tensor | None = None

@@ -1,6 +1,6 @@
 """Extractive question answering: where in the sequence an answer starts and ends."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ from reformer.models.pretrained import PretrainedReformer
 from reformer.ops.sliced import IGNORED_LABEL
 
 
-@dataclass(frozen=True)
-class SpanOutput:
+class SpanOutput(NamedTuple):
     """Logits of the span's first and last token, each [B, L], and the loss if it was asked for."""
 
     start_logits: Tensor

@@ -7,12 +7,13 @@ have computed, bit for bit.
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reformer.data.sources import Batch, Source
 from reformer.models.pretrained import PretrainedReformer
@@ -24,7 +25,9 @@ from reformer.training.checkpoint import (
     CheckpointError,
     load_latest,
     save_checkpoint,
+    verify_checkpoint,
 )
+from reformer.training.distributed import Alone, Processes
 from reformer.training.metrics import MetricsWriter
 from reformer.training.optim import (
     NonFiniteError,
@@ -60,7 +63,10 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class TrainingState:
-    """All that changes in training. ``pending``: the row of a step that is not yet written."""
+    """All that changes in training. ``pending``: the row of a step that is not yet written.
+
+    ``replica``: what is called instead of the model when gradients are wanted.
+    """
 
     model: PretrainedReformer
     optimizer: torch.optim.AdamW
@@ -68,6 +74,10 @@ class TrainingState:
     best_cost: float | None = None
     best_step: int | None = None
     pending: Row | None = None
+    processes: Processes = field(default_factory=Alone)
+
+    def __post_init__(self) -> None:
+        self.replica: nn.Module = self.processes.connect(self.model)
 
 
 @dataclass(frozen=True)
@@ -83,22 +93,33 @@ class Outcome:
     """Metrics of the best weights on all of the validation data; empty when stopped."""
 
 
-def train(run: Run, task: Task, reporter: Reporter, device: torch.device) -> Outcome:
+def train(
+    run: Run,
+    task: Task,
+    reporter: Reporter,
+    device: torch.device,
+    processes: Processes | None = None,
+) -> Outcome:
     """Train from the last checkpoint, if there is one, to the last step or a signal.
+
+    processes: those that train together, all of which call this; by default one alone.
 
     Raises TrainingError for a NaN or an infinity, with the weights as they were before that
     step saved, and CheckpointError when the disk fails.
     """
     started = time.monotonic()
-    state = start_or_resume(run, task.model, reporter, device)
+    processes = processes or Alone()
+    state = start_or_resume(run, task.model, reporter, device, processes)
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        metrics = MetricsWriter(run.metrics, run.tensorboard, state.step)
-        stack.callback(metrics.close)
+        metrics = None
+        if processes.is_first:
+            metrics = MetricsWriter(run.metrics, run.tensorboard, state.step)
+            stack.callback(metrics.close)
         try:
             _train_steps(run, task, state, metrics, reporter, stop)
-            best = task.model.from_pretrained(run.path).to(device)
-            final = task.validation.measure(best, whole=True, pause=stop.check)
+            best = processes.place(task.model.from_pretrained(run.path), device)
+            final = _measure(task, best, processes, stop, whole=True)
             exit_code = 0
         except StopRequestedError as stopped:
             _save(run, state)
@@ -110,16 +131,22 @@ def train(run: Run, task: Task, reporter: Reporter, device: torch.device) -> Out
 
 
 def start_or_resume(
-    run: Run, model_class: type[PretrainedReformer], reporter: Reporter, device: torch.device
+    run: Run,
+    model_class: type[PretrainedReformer],
+    reporter: Reporter,
+    device: torch.device,
+    processes: Processes | None = None,
 ) -> TrainingState:
     """The model that the run starts from, or its newest checkpoint that is whole."""
     config, settings = run.description.config, run.description.settings
-    model = model_class(config).to(device).train()
-    state = TrainingState(model, build_optimizer(model, settings))
-    checkpoint = load_latest(run.checkpoints, reporter.say)
+    processes = processes or Alone()
+    checkpoint = _latest_checkpoint(run, reporter, processes)
+    model = model_class(config).train()
+    if checkpoint is None and run.description.init is not None:
+        model.start_from(run.description.init)
+    model = processes.place(model, device)
+    state = TrainingState(model, build_optimizer(model, settings), processes=processes)
     if checkpoint is None:
-        if run.description.init is not None:
-            model.start_from(run.description.init)
         return state
     try:
         _restore(state, checkpoint, has_best=run.has_model)
@@ -129,9 +156,22 @@ def start_or_resume(
     return state
 
 
+def _latest_checkpoint(run: Run, reporter: Reporter, processes: Processes) -> Checkpoint | None:
+    """What the first process finds, and tidies up, and all of them read."""
+    if processes.is_first:
+        checkpoint = load_latest(run.checkpoints, reporter.say)
+        processes.announce(checkpoint and checkpoint.folder.name)
+        return checkpoint
+    name = processes.announce(None)
+    return None if name is None else verify_checkpoint(run.checkpoints / name)
+
+
 def _restore(state: TrainingState, checkpoint: Checkpoint, *, has_best: bool) -> None:
-    state.model.load_state_dict(checkpoint.tensors("model.safetensors"))
+    weights, own = checkpoint.tensors("model.safetensors"), state.model.state_dict()
+    state.model.load_state_dict(state.processes.share_out(weights, own))
     moments = checkpoint.tensors("optimizer.safetensors")
+    like = {name: own[name.rpartition(".")[0]] for name in moments}
+    moments = state.processes.share_out(moments, like)
     restore_optimizer(state.model, state.optimizer, moments, checkpoint.step)
     state.step = checkpoint.step
     if has_best and checkpoint.state["best_cost"] is not None:
@@ -145,32 +185,43 @@ def _train_steps(
     run: Run,
     task: Task,
     state: TrainingState,
-    metrics: MetricsWriter,
+    metrics: MetricsWriter | None,
     reporter: Reporter,
     stop: StopRequest,
 ) -> None:
-    settings = run.description.settings
-    tokens_per_step = _sequences_per_step(settings) * run.description.config.max_length
+    settings, processes = run.description.settings, state.processes
+    sequences_per_step = settings.batch_size * settings.accumulation_steps * processes.count
+    tokens_per_step = sequences_per_step * run.description.config.max_length
     while state.pending is not None or state.step < settings.steps:
         if state.pending is None:
             state.pending = update(state, task.source, settings)
-        stop.check()
+        processes.check(stop)
         row = state.pending
         if state.step % settings.evaluate_every == 0 or state.step == settings.steps:
-            row |= task.validation.measure(state.model, whole=False, pause=stop.check)
+            row |= _measure(task, state.model, processes, stop, whole=False)
             _keep_best(run, state, task.validation.cost(row))
-        metrics.write(row)
+        if metrics is not None:
+            metrics.write(row)
         state.pending = None
         reporter.step(row, state.step * tokens_per_step)
         if state.step % settings.save_every == 0 or state.step == settings.steps:
             _save(run, state)
 
 
+def _measure(
+    task: Task, model: PretrainedReformer, processes: Processes, stop: StopRequest, *, whole: bool
+) -> Row:
+    """Validation: every process computes all of it, and what the first one measured counts."""
+    measured = task.validation.measure(model, whole=whole, pause=lambda: processes.check(stop))
+    return processes.announce(measured)
+
+
 def _explain(run: Run, state: TrainingState, error: Exception) -> TrainingError:
     """Names the step and the tensor, after saving what is still good."""
     weights = dict(state.model.named_parameters())
-    weight = find_non_finite(weights)
-    if find_non_finite(weights | optimizer_tensors(state.model, state.optimizer)) is None:
+    weight = state.processes.find(find_non_finite(weights))
+    spoilt = find_non_finite(weights | optimizer_tensors(state.model, state.optimizer))
+    if state.processes.find(spoilt) is None:
         _save(run, state)
     reason = str(error) if weight is None else f"the weight {weight} holds NaN or infinity"
     if isinstance(error, VocabularyError):
@@ -188,22 +239,27 @@ def update(state: TrainingState, source: Source, settings: TrainingSettings) -> 
 
     NonFiniteError or StreamRangeError, before any weight has changed, when a number fails.
     """
-    started = time.monotonic()
+    started, processes = time.monotonic(), state.processes
     state.optimizer.zero_grad(set_to_none=True)
     nats = 0.0
     for micro_step in range(settings.accumulation_steps):
-        draw = state.step * settings.accumulation_steps + micro_step
+        passes_before = state.step * settings.accumulation_steps + micro_step
+        draw = passes_before * processes.count + processes.rank
         batch = source.batch(draw * settings.batch_size, settings.batch_size)
-        loss = _loss(state.model, batch, draw, settings)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the loss is {value}")
-        (loss / settings.accumulation_steps).backward()
+        last = micro_step == settings.accumulation_steps - 1
+        with processes.accumulating(state.replica, last=last):
+            with processes.agreeing():
+                loss = _loss(state.replica, batch, draw, settings)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"the loss is {value}")
+            (loss / settings.accumulation_steps).backward()
         nats += value / settings.accumulation_steps
     rate = learning_rate(state.step, settings)
-    norm = apply_update(state.model, state.optimizer, rate, settings.clip_norm)
+    norm = apply_update(state.model, state.optimizer, rate, settings.clip_norm, processes.find)
     state.step += 1
-    tokens = settings.accumulation_steps * batch["input_ids"].numel()
+    nats = processes.mean(nats)
+    tokens = settings.accumulation_steps * batch["input_ids"].numel() * processes.count
     return {
         "step": state.step,
         f"train_{source.unit.name}": nats * source.unit.per_nat,
@@ -213,7 +269,7 @@ def update(state: TrainingState, source: Source, settings: TrainingSettings) -> 
     }
 
 
-def _loss(model: PretrainedReformer, batch: Batch, draw: int, settings: TrainingSettings) -> Tensor:
+def _loss(model: nn.Module, batch: Batch, draw: int, settings: TrainingSettings) -> Tensor:
     device = next(model.parameters()).device
     low_precision = settings.precision == "bfloat16"
     with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
@@ -222,29 +278,33 @@ def _loss(model: PretrainedReformer, batch: Batch, draw: int, settings: Training
     return loss
 
 
-def _sequences_per_step(settings: TrainingSettings) -> int:
-    return settings.batch_size * settings.accumulation_steps
-
-
 def _keep_best(run: Run, state: TrainingState, cost: float) -> None:
     if not math.isfinite(cost):
         raise NonFiniteError(f"the validation loss is {cost}")
     if state.best_cost is None or cost < state.best_cost:
-        run.write_model(state.model)
+        _write_model(run, state, state.processes.gather(state.model.state_dict()))
         state.best_cost, state.best_step = cost, state.step
 
 
 def _save(run: Run, state: TrainingState) -> None:
     """A checkpoint of this step; the run's model too when there is none yet."""
-    save_checkpoint(
-        run.checkpoints,
-        state.step,
-        {"best_cost": state.best_cost, "best_step": state.best_step, "pending": state.pending},
-        {
-            "model.safetensors": state.model.state_dict(),
-            "optimizer.safetensors": optimizer_tensors(state.model, state.optimizer),
-        },
-        keep_last=run.description.settings.keep_last,
-    )
-    if not run.has_model:
-        run.write_model(state.model)
+    processes = state.processes
+    weights = processes.gather(state.model.state_dict())
+    moments = processes.gather(optimizer_tensors(state.model, state.optimizer))
+    if processes.is_first:
+        save_checkpoint(
+            run.checkpoints,
+            state.step,
+            {"best_cost": state.best_cost, "best_step": state.best_step, "pending": state.pending},
+            {"model.safetensors": weights, "optimizer.safetensors": moments},
+            keep_last=run.description.settings.keep_last,
+        )
+    if processes.announce(not run.has_model):
+        _write_model(run, state, weights)
+
+
+def _write_model(run: Run, state: TrainingState, weights: Mapping[str, Tensor]) -> None:
+    """Make these the run's best weights; no process goes on before that is done."""
+    if state.processes.is_first:
+        run.write_model(state.model, weights)
+    state.processes.announce(None)

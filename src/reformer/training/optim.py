@@ -1,12 +1,15 @@
 """AdamW with warmup, cosine decay and gradient clipping; its state as named tensors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from reformer.settings import TrainingSettings
+
+Agree = Callable[[str | None], str | None]
+"""From the tensor that each process has found to the one that all speak of."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -36,8 +39,17 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return peak * (lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
+def alone(name: str | None) -> str | None:
+    """There is one process."""
+    return name
+
+
 def apply_update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, clip_norm: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    clip_norm: float,
+    agree: Agree = alone,
 ) -> float:
     """Clip the gradients to a global norm, update, clear them; the norm before clipping.
 
@@ -45,12 +57,13 @@ def apply_update(
     finite.
     """
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    norm = float(nn.utils.get_total_norm(gradients.values()))
+    norm = float(_whole(nn.utils.get_total_norm(gradients.values())))
     if not math.isfinite(norm):
-        name = find_non_finite(gradients)
+        name = agree(find_non_finite(gradients))
         what = f"the gradient of {name} holds" if name else "the gradients' norm reaches"
         raise NonFiniteError(f"{what} NaN or infinity")
-    name = find_non_finite(dict(model.named_parameters()) | optimizer_tensors(model, optimizer))
+    tensors = dict(model.named_parameters()) | optimizer_tensors(model, optimizer)
+    name = agree(find_non_finite(tensors))
     if name is not None:
         raise NonFiniteError(f"{name} holds NaN or infinity")
     nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, torch.tensor(norm))
@@ -62,12 +75,19 @@ def apply_update(
 
 
 def find_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The first name whose tensor holds a NaN or an infinity."""
+    """The first name whose tensor, or this process's part of it, holds a NaN or an infinity."""
     for name, tensor in tensors.items():
+        tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         # A sum is finite only over what is finite, and much faster; a large one may overflow.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             return name
     return None
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The sum of all processes' parts, where there are parts."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

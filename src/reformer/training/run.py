@@ -13,10 +13,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from reformer import durable
 from reformer.config import ConfigError, ReformerConfig
@@ -29,7 +31,7 @@ from reformer.data.chat_template import (
 from reformer.data.files import InputError
 from reformer.data.tokenizer import TOKENIZER_FILE, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.models.pretrained import PretrainedReformer
-from reformer.models.store import WEIGHTS_FILE
+from reformer.models.store import WEIGHTS_FILE, write_model
 from reformer.settings import TrainingSettings
 from reformer.training.checkpoint import CheckpointError
 
@@ -52,6 +54,13 @@ class RunDescription:
     validation: str | None = None
     init: str | None = None
     """Folder of the model whose weights the run starts from; None: new weights."""
+    processes: int = 1
+    """Processes that train it together."""
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences behind one update of the weights."""
+        return self.settings.batch_size * self.settings.accumulation_steps * self.processes
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -61,6 +70,7 @@ class RunDescription:
             "inputs": list(self.inputs),
             "validation": self.validation,
             "init": self.init,
+            "processes": self.processes,
             "config": self.config.to_dict(),
             "settings": self.settings.to_dict(),
         }
@@ -77,6 +87,7 @@ class RunDescription:
             inputs=tuple(str(item) for item in values["inputs"]),
             validation=None if values["validation"] is None else str(values["validation"]),
             init=None if values.get("init") is None else str(values["init"]),
+            processes=int(values.get("processes", 1)),
         )
 
 
@@ -125,10 +136,11 @@ class Run:
         _write_description(self.path, description)
         return replace(self, description=description)
 
-    def write_model(self, model: PretrainedReformer) -> None:
-        """Make ``model`` the run's best weights; CheckpointError when the disk fails."""
+    def write_model(self, model: PretrainedReformer, weights: Mapping[str, Tensor]) -> None:
+        """Make ``weights``, the model's, the run's best; CheckpointError when the disk fails."""
+        architecture = type(model).__name__.removeprefix("FSDP")  # what fully_shard adds
         try:
-            model.save_pretrained(self.path)
+            write_model(self.path, architecture, model.config, weights)
         except OSError as error:
             raise CheckpointError(
                 f"the best weights could not be saved in {self.path}: "
@@ -166,6 +178,22 @@ def create_run(path: Path, description: RunDescription, tokenizer: Tokenizer) ->
             _require_empty(path)
         raise RunError(f"cannot write to {path}: {error.strerror}") from error
     return Run(path, description)
+
+
+def shared_by(description: RunDescription, processes: int) -> RunDescription:
+    """The same training by another number of processes: with as many sequences per step.
+
+    ConfigError when they cannot be divided evenly.
+    """
+    settings, sequences = description.settings, description.sequences_per_step
+    passes, rest = divmod(sequences, settings.batch_size * processes)
+    if rest:
+        raise ConfigError(
+            f"this run takes {sequences} sequences per step, {settings.batch_size} at a time: "
+            f"{processes} processes cannot share them evenly; use another number of processes"
+        )
+    settings = replace(settings, accumulation_steps=passes)
+    return replace(description, settings=settings, processes=processes)
 
 
 def _require_empty(path: Path) -> None:

@@ -36,6 +36,11 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @property
+    def exit_code(self) -> int | None:
+        """128 + the number of the signal that has come, if one has."""
+        return self._exit_code
+
     def check(self) -> None:
         """Raise ``StopRequestedError`` if a signal has come."""
         if self._exit_code is not None:
