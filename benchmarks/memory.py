@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reformer.config import ReformerConfig
+from reformer.config import LSH, Local, ReformerConfig
 from reformer.presets import million, preset
 from reformer.settings import TrainingSettings
 
@@ -90,6 +90,58 @@ def run_job(job: Result) -> Result:
     }
 
 
+def _checkpoint_blocks(model: Any) -> None:
+    """Residual blocks whose activations torch's checkpointing computes again, one at a time.
+
+    The same branches on two float streams: what one does to reach the memory of reversible
+    layers without them. Hash rotations are seeded, so both computations find the same buckets.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    from reformer.models import reformer as trunk
+
+    def stack(x: Any, blocks: Any, records: Any, kind: str) -> Any:
+        import torch
+
+        def block_of(block: Any, record: Any) -> Any:
+            def run(first: Any, second: Any) -> Any:
+                first = first + block(second, "attention", record)
+                return first, second + block(first, "feed_forward", record)
+
+            return run
+
+        first, second = x, x
+        for block, record in zip(blocks, records, strict=True):
+            first, second = checkpoint(
+                block_of(block, record),
+                first,
+                second,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+        return torch.cat((first, second), dim=-1)
+
+    trunk.reversible_stack = stack  # type: ignore[assignment]
+
+
+def depth() -> Result:
+    """Peak and time at three depths: reversible, stored, and checkpointed by torch."""
+    config, settings = million()
+    width = {"hidden_size": 128, "feed_forward_size": 256, "num_heads": 1, "axial_sizes": (32, 96)}
+    config = dataclasses.replace(config, max_length=65536, axial_shape=(256, 256), **width)
+    rows: Result = {}
+    for layers in (6, 12, 24):
+        deep = dataclasses.replace(config, layers=config.layers[:2] * (layers // 2))
+        stored = dataclasses.replace(deep, streams="stored")
+        rows[str(layers)] = {
+            "reversible": measure_apart(deep, settings, steps=1),
+            "stored": measure_apart(stored, settings, steps=1),
+            "checkpointed": measure_apart(deep, settings, steps=1, blocks="checkpointed"),
+        }
+        print(layers, rows[str(layers)], flush=True)
+    return rows
+
+
 def presets() -> Result:
     """The two presets that read a whole book at once: one step, and five that lower the loss."""
     rows = {}
@@ -114,7 +166,60 @@ def throughput() -> Result:
     return rows
 
 
-PARTS = {"presets": presets, "throughput": throughput}
+def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
+    """Ten models and ways to train them that differ in what takes the memory."""
+    small, settings = million()
+    one = dataclasses.replace(settings, batch_size=1)
+
+    def vary(length: int, **fields: Any) -> ReformerConfig:
+        layers = fields.pop("layers", small.layers)
+        shape, sizes = fields.pop("axes", (None, None))
+        fields |= {"axial_shape": shape, "axial_sizes": sizes}
+        return dataclasses.replace(small, max_length=length, layers=layers, **fields)
+
+    local, lsh = Local(window_length=64, rotary_base=10000.0), LSH(num_hashes=8, window_length=64)
+    return {
+        "32,768 tokens": (vary(32768), one),
+        "two sequences of 16,384": (vary(16384), dataclasses.replace(one, batch_size=2)),
+        "width 512, 8 heads": (
+            vary(16384, hidden_size=512, feed_forward_size=2048, num_heads=8), one
+        ),
+        "vocabulary of 16,384": (vary(16384, vocab_size=16384, slice_length=4096), one),
+        "stored activations": (vary(16384, streams="stored"), one),
+        "bfloat16": (vary(32768), dataclasses.replace(one, precision="bfloat16")),
+        "85 million parameters": (
+            vary(2048, hidden_size=768, feed_forward_size=3072, num_heads=12, layers=(local,) * 12),
+            one,
+        ),
+        "wide heads": (vary(32768, hidden_size=128, num_heads=8), one),
+        "four sequences twice": (
+            vary(8192, layers=(local,) * 4),
+            dataclasses.replace(one, batch_size=4, accumulation_steps=2),
+        ),
+        "24 layers, 8 hashes, float streams": (
+            vary(32768, layers=(local, lsh) * 12, streams="float"), one
+        ),
+    }  # fmt: skip
+
+
+def plan() -> Result:
+    """The planner's prediction beside the measured peak of two steps."""
+    from reformer.training import planner
+
+    rows = {}
+    for name, (config, settings) in plan_settings().items():
+        predicted = planner.plan(config, settings).total
+        result = measure_apart(config, settings, steps=2)
+        rows[name] = {
+            "predicted_bytes": predicted,
+            "peak_bytes": result["peak_bytes"],
+            "ratio": round(predicted / result["peak_bytes"], 3),
+        }
+        print(name, rows[name], flush=True)
+    return rows
+
+
+PARTS = {"presets": presets, "throughput": throughput, "plan": plan, "depth": depth}
 
 
 def main() -> None:

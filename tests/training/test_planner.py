@@ -7,7 +7,14 @@ import pytest
 from reformer.config import ConfigError
 from reformer.models.language import ReformerForCausalLM
 from reformer.presets import PRESETS
-from reformer.training.planner import count_parameters, format_bytes, plan, require_memory
+from reformer.training.planner import (
+    count_parameters,
+    fit,
+    format_bytes,
+    parse_bytes,
+    plan,
+    require_memory,
+)
 from tests.training.conftest import CONFIG, SETTINGS
 
 
@@ -17,14 +24,44 @@ def test_parameters_are_those_of_the_model(config: object) -> None:
     assert count_parameters(config) == sum(p.numel() for p in model.parameters())  # type: ignore[arg-type]
 
 
-def test_reversible_layers_cost_parameters_only() -> None:
+def test_reversible_layers_cost_parameters_and_buckets_only() -> None:
     deep = replace(CONFIG, layers=CONFIG.layers * 10)
     shallow_plan, deep_plan = plan(CONFIG, SETTINGS), plan(deep, SETTINGS)
-    assert deep_plan.streams == shallow_plan.streams
-    assert deep_plan.moments > 3 * shallow_plan.moments
+    by_parameters = {"parameters", "gradients", "optimizer moments", "buckets"}
+    for term, deep_term in zip(shallow_plan.terms, deep_plan.terms, strict=True):
+        assert (deep_term.size > term.size) == (term.name in by_parameters), term
     stored = plan(replace(deep, streams="stored"), SETTINGS)
-    assert stored.streams > 5 * deep_plan.streams
-    assert sum(deep_plan.terms().values()) == deep_plan.total
+    assert stored.size("stored activations") > 10 * deep_plan.size("streams")
+
+
+def test_a_limit_shortens_the_slices_until_the_plan_fits() -> None:
+    config = replace(CONFIG, vocab_size=32768, max_length=8192, slice_length=8192)
+    whole = plan(config, SETTINGS).total
+    fitted = fit(config, SETTINGS, whole * 2 // 3)
+    assert fitted.slice_length < 8192
+    assert plan(fitted, SETTINGS).total <= whole * 2 // 3
+    assert fit(config, SETTINGS, whole) == config
+    with pytest.raises(ConfigError, match="needs about"):
+        fit(config, SETTINGS, 10**8)
+
+
+@pytest.mark.parametrize(("name", "most"), [("novel-512k", 9 * 10**9), ("million", 16 * 10**9)])
+def test_a_whole_book_fits_into_the_memory_that_its_preset_names(name: str, most: int) -> None:
+    config, settings = PRESETS[name]()
+    assert fit(config, settings, most) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("16GB", 16 * 10**9), ("0.5 GiB", 2**29), ("7 mb", 7 * 10**6)]
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["16", "GB", "-1GB", "1 parsec", "", "1e3GB", "NaN GB"])
+def test_a_size_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="16GB"):
+        parse_bytes(text)
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_allocated() -> None:

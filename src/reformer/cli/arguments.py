@@ -38,6 +38,9 @@ class TrainArguments(ModelArguments):
     """Validate on this file, instead of on the last 5 % of the text."""
     init: Path | None = None
     """Run or model folder whose model, weights and tokenizer to start from: fine-tuning."""
+    memory: str | None = None
+    """Memory that training may take, such as 16GB: a new run's slices are chosen to fit, or it
+    is refused. By default all that this machine has, and the preset's slices."""
     sharded: bool = False
     """Started by torchrun: divide the model among the processes, instead of one copy in each."""
     device: DeviceName = "auto"
@@ -223,6 +226,8 @@ class ServeArguments:
 class PlanArguments(ModelArguments):
     """Estimate the memory of a training run, term by term."""
 
+    memory: str | None = None
+    """Memory that it may take, such as 16GB: choose slices that fit, or refuse."""
     json: bool = False
     """Print one JSON object, in bytes, instead of a table."""
 

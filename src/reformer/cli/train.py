@@ -26,8 +26,10 @@ from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
 from reformer.training.planner import (
+    fit,
     format_bytes,
     machine_memory,
+    parse_bytes,
     plan,
     require_memory,
 )
@@ -135,6 +137,8 @@ def _create(arguments: TrainArguments, processes: Processes) -> Run:
             require_vocabulary(tokenizer, config.vocab_size)
     if inputs:
         kind.find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
+    if arguments.memory is not None:
+        config = fit(config, settings, parse_bytes(arguments.memory))
     require_memory(plan(config, settings), machine_memory())
     description = RunDescription(
         preset=arguments.preset,
@@ -170,6 +174,8 @@ def _continue(arguments: TrainArguments, processes: Processes) -> Run:
                 "with what it was started with; start another one to change it"
             )
     changed = dataclasses.replace(old, settings=arguments.training)
+    if arguments.memory is not None:
+        require_memory(plan(old.config, changed.settings), parse_bytes(arguments.memory))
     return dataclasses.replace(existing, description=shared_by(changed, processes.count))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from reformer.config import Layer, ReformerConfig
 from reformer.nn.attention import self_attention
@@ -51,10 +51,11 @@ class ReversibleBlock(nn.Module):
 
 
 class _Kept(NamedTuple):
-    """A branch's graph: its input, as a leaf, and its output."""
+    """A branch's graph: its input, as a leaf, and where its gradient enters."""
 
     leaf: Tensor
-    out: Tensor
+    edge: GradientEdge
+    dtype: torch.dtype
 
 
 def reversible_stack(
@@ -91,10 +92,11 @@ class _ReversibleStack(torch.autograd.Function):
         first, second = streams.open(x), streams.open(x)
         for index, (block, record) in enumerate(zip(blocks, records, strict=True)):
             for branch, source, target in _branches(first, second):
-                kept = _run(block, branch, record, streams.read(source), ctx.kept is not None)
-                streams.add(target, kept.out.detach(), f"the {branch} of layer {index}")
+                leaf, out = _run(block, branch, record, streams.read(source), ctx.kept is not None)
+                streams.add(target, out.detach(), f"the {branch} of layer {index}")
                 if ctx.kept is not None:
-                    ctx.kept.append(kept)
+                    ctx.kept.append(_Kept(leaf, get_gradient_edge(out), out.dtype))
+                del leaf, out  # before the next branch is computed
         ctx.first, ctx.second = first, second
         return torch.cat((streams.read(first), streams.read(second)), dim=-1)
 
@@ -114,13 +116,13 @@ class _ReversibleStack(torch.autograd.Function):
             steps = zip(_branches(first, second), _branches(grad_first, grad_second), strict=True)
             for (branch, source, target), (_, grad_source, grad_target) in reversed(list(steps)):
                 if ctx.kept is not None:
-                    leaf, out = ctx.kept.pop()
+                    leaf, edge, dtype = ctx.kept.pop()
                 else:
                     with ctx.autocast.restore():
                         leaf, out = _run(block, branch, record, ctx.streams.read(source), True)
                     ctx.streams.subtract(target, out.detach())
-                edge, dtype = get_gradient_edge(out), out.dtype
-                del out  # nothing in the backward reads it
+                    edge, dtype = get_gradient_edge(out), out.dtype
+                    del out  # nothing in the backward reads it
                 torch.autograd.backward(edge, grad_target.to(dtype))
                 if leaf.grad is not None:
                     grad_source += leaf.grad
@@ -135,7 +137,8 @@ def _branches(first: Tensor, second: Tensor) -> list[tuple[Branch, Tensor, Tenso
 
 def _run(
     block: ReversibleBlock, branch: Branch, record: LayerRecord, x: Tensor, with_graph: bool
-) -> _Kept:
+) -> tuple[Tensor, Tensor]:
+    """The branch's input, as a leaf, and its output."""
     with torch.set_grad_enabled(with_graph):
         leaf = x.requires_grad_(with_graph)
-        return _Kept(leaf, block(leaf, branch, record))
+        return leaf, block(leaf, branch, record)

@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-
 _SLICE_ELEMENTS = 1 << 22
 """Elements rounded to the grid at a time: 16 MB in float32."""
 

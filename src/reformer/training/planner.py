@@ -1,54 +1,53 @@
 """The memory that a training run is expected to need, term by term."""
 
+import dataclasses
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from reformer.config import ConfigError, ReformerConfig
+from reformer.config import LSH, ConfigError, Layer, ReformerConfig
 from reformer.models.reformer import Reformer
+from reformer.ops.hashing import default_num_buckets, smallest_integer
 from reformer.settings import TrainingSettings
 
 _FLOAT = 4
-_BASE = 350 * 2**20
-"""Python, torch and its libraries."""
+_INTEGER = 8
+_BASE = 310 * 2**20
+"""Python, torch and its libraries, measured."""
+_ROUNDING = 40 * 2**20
+"""What rounding a stream to the fixed-point grid takes, and scratch memory of the kernels."""
+_SMALLEST_SLICE = 256
+"""Shorter slices save next to nothing and take more time."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """Expected bytes, for what, and how they come about."""
+
+    name: str
+    size: int
+    explanation: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Expected bytes, and the number of parameters that they follow from."""
+    """The memory of a training step at its peak."""
 
     num_parameters: int
-    parameters: int
-    gradients: int
-    moments: int
-    streams: int
-    working_set: int
-    base: int = _BASE
+    terms: tuple[Term, ...]
 
     @property
     def total(self) -> int:
         """All terms together."""
-        return (
-            self.parameters
-            + self.gradients
-            + self.moments
-            + self.streams
-            + self.working_set
-            + self.base
-        )
+        return sum(term.size for term in self.terms)
 
-    def terms(self) -> dict[str, int]:
-        """Bytes by what they are for."""
-        return {
-            "parameters": self.parameters,
-            "gradients": self.gradients,
-            "optimizer moments": self.moments,
-            "streams and their gradients": self.streams,
-            "one block at work": self.working_set,
-            "Python and torch": self.base,
-        }
+    def size(self, name: str) -> int:
+        """The bytes of one term."""
+        return next(term.size for term in self.terms if term.name == name)
 
 
 def count_parameters(config: ReformerConfig) -> int:
@@ -60,38 +59,145 @@ def count_parameters(config: ReformerConfig) -> int:
 
 
 def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
-    """Estimate the peak of one training step."""
-    num_parameters = count_parameters(config)
+    """Estimate the peak of one training step of a language model, on a CPU."""
+    weights = count_parameters(config)
     positions = settings.batch_size * config.max_length
-    stream = positions * config.hidden_size * _FLOAT
-    # Two streams, a gradient for each, the embedding and its gradient.
-    streams = 6 * stream
+    work = _Work(config, settings, positions)
+    terms = [
+        Term("parameters", weights * _FLOAT, f"{weights:,} numbers in float32"),
+        Term("gradients", weights * _FLOAT, "one number for each parameter"),
+        Term("optimizer moments", 2 * weights * _FLOAT, "two numbers for each parameter (AdamW)"),
+        Term(
+            "token ids", 4 * positions * _INTEGER, f"{positions:,} ids, labels, targets, positions"
+        ),
+        Term(
+            "streams",
+            2 * work.stream,
+            f"two of [{positions:,}, {config.hidden_size}]: all that is kept of the layers",
+        ),
+        Term(
+            "gradients of the streams",
+            4 * work.stream,
+            "as the loss hands them over, and as the layers change them",
+        ),
+        Term("buckets", work.buckets(), "of each LSH layer, kept so that it hashes once"),
+    ]
     if config.streams == "stored":
-        streams += len(config.layers) * _stored_layer(config, positions)
-    return Plan(
-        num_parameters=num_parameters,
-        parameters=num_parameters * _FLOAT,
-        gradients=num_parameters * _FLOAT,
-        moments=2 * num_parameters * _FLOAT,
-        streams=streams,
-        working_set=_working_set(config, positions),
-    )
+        stored = sum(work.stored(layer) for layer in config.layers)
+        terms.append(Term("stored activations", stored, "of every layer; streams='exact': none"))
+    name, size, explanation = max(work.phases(), key=lambda phase: phase[1])
+    terms += [
+        Term(f"at work: {name}", size, explanation),
+        Term("Python and torch", _BASE + _ROUNDING, "the libraries, and their scratch memory"),
+    ]
+    return Plan(weights, tuple(terms))
 
 
-def _working_set(config: ReformerConfig, positions: int) -> int:
-    """The largest of attention, feed-forward and loss, forward and backward."""
-    heads = positions * config.num_heads * config.head_size
-    attention = 8 * heads * _FLOAT
-    in_slice = min(positions, config.slice_length)
-    feed_forward = 4 * in_slice * config.feed_forward_size * _FLOAT
-    loss = 3 * in_slice * config.vocab_size * _FLOAT
-    return max(attention, feed_forward, loss)
+class _Work:
+    """Bytes that one branch, or the loss, needs while it is differentiated."""
+
+    def __init__(self, config: ReformerConfig, settings: TrainingSettings, positions: int) -> None:
+        self.config, self.positions = config, positions
+        self.low_precision = settings.precision == "bfloat16"
+        self.is_stored = config.streams == "stored"
+        self.stream = positions * config.hidden_size * _FLOAT
+        self.in_slice = min(positions, config.slice_length)
+        number = 2 if self.low_precision else _FLOAT
+        self.heads = positions * config.num_heads * config.head_size * number
+
+    def phases(self) -> list[tuple[str, int, str]]:
+        """(name, bytes, explanation) of what may be the peak."""
+        attention = max(self.attention(layer) for layer in self.config.layers)
+        return [
+            ("attention", attention, "one layer's activations in all heads, and their gradients"),
+            ("feed-forward", self.feed_forward(), f"{self.in_slice:,} positions at a time"),
+            ("loss", self.loss(), f"the logits of {self.in_slice:,} positions at a time"),
+        ]
+
+    def attention(self, layer: Layer) -> int:
+        """Recomputed, then differentiated: the larger of two moments."""
+        kept, copies = self._activations(layer), 2 if isinstance(layer, LSH) else 3
+        # The gradient of what comes out of the heads, and of what goes into them.
+        in_heads = kept + (1 + copies) * self.heads
+        output = self.stream // 2 if self.low_precision else self.stream
+        if self.low_precision:
+            in_heads += output  # its gradient, in bfloat16
+        in_heads += self._kernel_scratch(layer)
+        # After it: gradients by projection of the norm's output, summed up.
+        in_projections = 2 * self.stream + copies * self.heads + 2 * self.stream
+        if self.is_stored:  # nothing is recomputed, and the layer's feed-forward is done with
+            return in_heads - kept - 2 * self.stream
+        return max(in_heads, kept + output, in_projections)
+
+    def _activations(self, layer: Layer) -> int:
+        """Input, its norm, query, key and value; the heads' output and its copy side by side."""
+        copies = 2 if isinstance(layer, LSH) else 3
+        # Under autocast each projection has its own narrow copy of the norm.
+        norm = copies * self.stream // 2 if self.low_precision else self.stream
+        per_head = self.positions * self.config.num_heads
+        orders = per_head * (_FLOAT + (2 * _FLOAT * layer.num_hashes if copies == 2 else 0))
+        return self.stream + norm + (copies + 2) * self.heads + orders
+
+    def _kernel_scratch(self, layer: Layer) -> int:
+        """What the native kernel gathers of all tokens of one head: where there is an order,
+        rows of query, value and upstream gradient, codes, and sums for the key; sums for all
+        three where the gradients themselves are narrower than float32."""
+        sums = 3 if self.low_precision else int(isinstance(layer, LSH))
+        numbers = sums * self.config.head_size * _FLOAT
+        if isinstance(layer, LSH):
+            rows = 3 * self.config.head_size * (2 if self.low_precision else _FLOAT)
+            numbers += rows + (layer.num_hashes + 4) * _FLOAT
+        return self.config.max_length * numbers
+
+    def feed_forward(self) -> int:
+        """Input, norm and gradient as wholes; the inner layer in slices."""
+        inner = 4 * self.config.feed_forward_size + 2 * self.config.hidden_size
+        wholes = 1 if self.is_stored else 3
+        return wholes * self.stream + self.in_slice * inner * _FLOAT
+
+    def loss(self) -> int:
+        """Logits, their logarithms and gradients, and the head's own gradients; less the
+        gradients that only the layers need."""
+        wide = 5 if self.low_precision else 3
+        width = wide * self.config.vocab_size + 3 * self.config.features_size
+        head = 2 * self.config.features_size * self.config.vocab_size * _FLOAT
+        return self.in_slice * width * _FLOAT + head
+
+    def buckets(self) -> int:
+        """The smallest integer that holds a bucket's number, for each head and round."""
+        rounds = self.positions * self.config.num_heads
+        return sum(
+            rounds * layer.num_hashes * _bucket_bytes(self.config, layer)
+            for layer in self.config.layers
+            if isinstance(layer, LSH)
+        )
+
+    def stored(self, layer: Layer) -> int:
+        """What the graphs of both branches of a layer hold."""
+        feed_forward = 2 * self.stream
+        if self.in_slice == self.positions:
+            feed_forward += 2 * self.positions * self.config.feed_forward_size * _FLOAT
+        return self._activations(layer) + feed_forward
 
 
-def _stored_layer(config: ReformerConfig, positions: int) -> int:
-    heads = positions * config.num_heads * config.head_size
-    inner = positions * config.feed_forward_size
-    return (4 * positions * config.hidden_size + 5 * heads + 2 * inner) * _FLOAT
+def _bucket_bytes(config: ReformerConfig, layer: LSH) -> int:
+    buckets = layer.num_buckets or default_num_buckets(config.max_length, layer.window_length)
+    count = buckets if isinstance(buckets, int) else math.prod(buckets)
+    return smallest_integer(count).itemsize
+
+
+def fit(config: ReformerConfig, settings: TrainingSettings, available: int) -> ReformerConfig:
+    """The config with the longest slices that fit into ``available`` bytes.
+
+    Feed-forward layers and the loss then handle fewer positions at a time; the results are the
+    same up to rounding. ConfigError when even the shortest slices do not fit.
+    """
+    length = config.slice_length
+    while plan(config, settings).total > available and length > _SMALLEST_SLICE:
+        length = max(_SMALLEST_SLICE, length // 2)
+        config = dataclasses.replace(config, slice_length=length)
+    require_memory(plan(config, settings), available)
+    return config
 
 
 def machine_memory() -> int:
@@ -120,3 +226,14 @@ def format_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit in ("bytes", "KB") else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:,.1f} TB"
+
+
+_UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as "16GB" or "900 MB" in bytes; ConfigError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ConfigError(f"memory is {text!r}: give a number and a unit, such as 16GB or 900MB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
