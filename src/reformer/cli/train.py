@@ -21,7 +21,7 @@ from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
-from reformer.training.distributed import Processes, Sharded, joined
+from reformer.training.distributed import Processes, Sharded, joined, processes_here
 from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
@@ -100,9 +100,7 @@ def _train(
     return outcome.exit_code
 
 
-def _prepare(
-    arguments: TrainArguments, job: Run, say: Callable[[str], None]
-) -> tuple[Run, Task]:
+def _prepare(arguments: TrainArguments, job: Run, say: Callable[[str], None]) -> tuple[Run, Task]:
     """The run and what it learns; a new run whose input turns out bad leaves nothing behind."""
     if arguments.resume:
         return prepare_task(job.describe(job.description), length_fixed=False, say=say)
@@ -139,7 +137,8 @@ def _create(arguments: TrainArguments, processes: Processes) -> Run:
         kind.find_files([*inputs, *([arguments.validation] if arguments.validation else [])])
     if arguments.memory is not None:
         config = fit(config, settings, parse_bytes(arguments.memory))
-    require_memory(plan(config, settings), machine_memory())
+    if not arguments.sharded:  # the plan counts whole weights
+        require_memory(plan(config, settings), machine_memory() // processes_here())
     description = RunDescription(
         preset=arguments.preset,
         config=config,
