@@ -80,6 +80,9 @@ class RunDescription:
         """The inverse of ``to_dict``; ValueError, TypeError or KeyError for anything else."""
         if values["format"] != _FORMAT:
             raise ValueError(f"format {values['format']} is not {_FORMAT}")
+        processes = values.get("processes", 1)
+        if type(processes) is not int or processes < 1:
+            raise ValueError(f"processes is {processes!r}, not a number of processes")
         return cls(
             preset=str(values["preset"]),
             config=ReformerConfig.from_dict(values["config"]),
@@ -87,7 +90,7 @@ class RunDescription:
             inputs=tuple(str(item) for item in values["inputs"]),
             validation=None if values["validation"] is None else str(values["validation"]),
             init=None if values.get("init") is None else str(values["init"]),
-            processes=int(values.get("processes", 1)),
+            processes=processes,
         )
 
 
