@@ -22,6 +22,7 @@ from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tok
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
 from reformer.training.distributed import Processes, Sharded, joined, processes_here
+from reformer.training.allocator import return_freed_memory
 from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
@@ -53,6 +54,7 @@ _CHANGEABLE = {"steps", "evaluate_every", "evaluate_tokens", "save_every", "keep
 
 def run(arguments: TrainArguments) -> int:
     """Train, report; the exit code."""
+    return_freed_memory()
     device = find_device(arguments.device)
     with joined(device, sharded=arguments.sharded) as (processes, device):
         if not processes.is_first:

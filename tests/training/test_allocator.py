@@ -1,0 +1,33 @@
+"""Freed memory leaves the process, whatever lies beside it in the heap."""
+
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from reformer.training.allocator import return_freed_memory
+
+if sys.argv[1] == "returned":
+    return_freed_memory()
+bytearray(16 << 20)  # left alone, glibc takes blocks of this size from the heap from now on
+blocks, pins = [], []
+for _ in range(20):
+    blocks.append(bytearray(b"x" * (16 << 20)))
+    pins.append(bytearray(100_000))
+blocks.clear()
+pages = int(Path("/proc/self/statm").read_text().split()[1])
+print(pages * 4096)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_is_freed_goes_back_to_the_system() -> None:
+    def resident(mode: str) -> int:
+        command = [sys.executable, "-c", _PROGRAM, mode]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    assert resident("kept") > 300 << 20
+    assert resident("returned") < 80 << 20
