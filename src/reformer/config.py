@@ -28,6 +28,9 @@ Pooling = Literal["first", "mean"]
 
 # Numbers in one matrix: 4 TB in float32.
 _LARGEST_MATRIX = 1 << 40
+# Numbers in the projections of one layer's hashing: 1 GB.
+_MOST_PROJECTIONS = 1 << 28
+_LONGEST_CHUNK = 1 << 20
 
 
 class ConfigError(ValueError):
@@ -82,13 +85,13 @@ class LSH:
             for factor in factors if isinstance(factors, tuple) else (factors,):
                 valid = isinstance(factor, int) and not isinstance(factor, bool)
                 valid = valid and 0 < factor < 2**31 and (factor % 2 == 0 or factor == 1)
-                _require(
-                    valid, "num_buckets", factors, "each factor must be even, or 1, and below 2^31"
-                )
-        valid = isinstance(self.score_scale, (int, float)) and math.isfinite(self.score_scale)
-        _require(
-            valid and self.score_scale > 0, "score_scale", self.score_scale, "it must be positive"
-        )
+                fix = "each factor must be even, or 1, and below 2^31"
+                _require(valid, "num_buckets", factors, fix)
+            number = math.prod(factors) if isinstance(factors, tuple) else factors
+            _require(0 < number < 2**31, "num_buckets", factors, "there may be up to 2147483647")
+        valid = isinstance(self.score_scale, (int, float)) and 0 < self.score_scale <= 1e6
+        fix = "it must be a positive number up to 1e6"
+        _require(valid, "score_scale", self.score_scale, fix)
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ def _require_attention(layer: LSH | Local) -> None:
 
 
 def _require_rotary(base: float | None) -> None:
-    valid = base is None or (isinstance(base, (int, float)) and 1.0 < base < math.inf)
-    _require(valid, "rotary_base", base, "it must be None or a number above 1, such as 10000")
+    valid = base is None or (isinstance(base, (int, float)) and 1.0 < base <= 1e15)
+    _require(valid, "rotary_base", base, "it must be None or a number from 1 to 1e15, e.g. 10000")
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,9 @@ class Labels:
         _require_choice("problem", self.problem, get_args(Problem))
         _require_choice("pooling", self.pooling, get_args(Pooling))
         fix = f"it must hold {self.num_labels} names, one for each label"
-        _require(self.names is None or len(self.names) == self.num_labels, "names", self.names, fix)
+        valid = isinstance(self.names, tuple) and all(isinstance(n, str) for n in self.names)
+        valid = valid and len(self.names or ()) == self.num_labels
+        _require(self.names is None or valid, "names", self.names, fix)
         if self.dropout is not None:
             _require_rate("dropout", self.dropout)
 
@@ -248,8 +253,8 @@ class ReformerConfig:
             _require_count("hash_seed", self.hash_seed, least=0)
         for name in ("norm_epsilon", "init_scale", "position_scale"):
             value = getattr(self, name)
-            valid = isinstance(value, (int, float)) and 0 < value < math.inf
-            _require(valid, name, value, "it must be a positive number")
+            valid = isinstance(value, (int, float)) and 0 < value <= 1e6
+            _require(valid, name, value, "it must be a positive number up to 1e6")
         for name in ("causal", "dropout_shared"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "it must be true or false")
@@ -264,6 +269,12 @@ class ReformerConfig:
             _require(
                 isinstance(layer, Layer), "layers", layer, "use LSH(...), Local(...), Full(...)"
             )
+            if isinstance(layer, LSH):
+                self._check_hashing(layer)
+            if not isinstance(layer, Full) and layer.rule == "chunk":
+                longest = max(self.max_length, _LONGEST_CHUNK)
+                fix = f"chunks of more than {longest} tokens hold nothing but padding"
+                _require(layer.window_length <= longest, "window_length", layer.window_length, fix)
             rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
             _require(
                 not rotary or self.head_size % 2 == 0,
@@ -271,6 +282,15 @@ class ReformerConfig:
                 self.head_size,
                 "rotary positions need an even head_size",
             )
+
+    def _check_hashing(self, layer: LSH) -> None:
+        factors = layer.num_buckets or 2
+        columns = sum(factors) if isinstance(factors, tuple) else factors
+        if isinstance(factors, int) and factors & (factors - 1) == 0:
+            columns = 3 * math.isqrt(factors)  # hashing splits powers of two into factors itself
+        numbers = self.num_heads * self.head_size * layer.num_hashes * columns // 2
+        fix = f"with num_hashes {layer.num_hashes} that is {numbers} projections: use fewer"
+        _require(numbers < _MOST_PROJECTIONS, "num_buckets", layer.num_buckets, fix)
 
     def _check_sizes(self) -> None:
         inner = self.num_heads * self.head_size
@@ -285,6 +305,10 @@ class ReformerConfig:
     def _check_axial(self) -> None:
         if self.axial_shape is None and self.axial_sizes is not None:
             raise ConfigError(f"axial_sizes is {self.axial_sizes!r}: give axial_shape with it")
+        for name in ("axial_shape", "axial_sizes"):
+            value = getattr(self, name)
+            valid = value is None or (isinstance(value, (tuple, list)) and len(value) > 0)
+            _require(valid, name, value, "it must be a tuple of whole numbers, or None")
         shape, sizes = self.position_shape, self.position_sizes
         for extent in shape:
             _require_count("axial_shape", extent)

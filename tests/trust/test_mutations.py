@@ -31,7 +31,7 @@ def is_typed(error: BaseException) -> bool:
     )
 
 
-def _cap_memory() -> None:
+def cap_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -39,7 +39,7 @@ def _cap_memory() -> None:
 
 def _read_mutated(folders: Path, scratch: Path, first: int, end: int) -> None:
     """Trial n damages slot n % len(SLOTS); what came of each goes to progress.json."""
-    _cap_memory()
+    cap_memory()
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     found = {"read": 0, "refused": 0}
     for trial in range(first, end):

@@ -69,7 +69,7 @@ def import_settings(settings: Mapping[str, Any]) -> ReformerConfig:
     has no equal."""
     for name, value in settings.items():
         if name not in _USED | _NO_BEARING | set(NO_EQUAL):
-            raise ConversionError(f"{name} is no setting of reformer-pytorch's ReformerLM")
+            raise ConversionError(f"{name!r} is no setting of reformer-pytorch's ReformerLM")
         if name in NO_EQUAL and value:
             raise ConversionError(f"{name} is {value!r}: {NO_EQUAL[name]} have no equal here")
     missing = [n for n in ("num_tokens", "dim", "depth", "max_seq_len") if n not in settings]
