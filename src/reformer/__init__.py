@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reformer.models.masked_language import ReformerForMaskedLM
     from reformer.models.question_answering import ReformerForQuestionAnswering
     from reformer.models.store import ModelError
+    from reformer.models.token_classification import ReformerForTokenClassification
     from reformer.ops.dispatch import use_backend
     from reformer.ops.lsh_attention import local_attention, lsh_attention
 
@@ -32,6 +33,7 @@ __all__ = [
     "ReformerForMaskedLM",
     "ReformerForQuestionAnswering",
     "ReformerForSequenceClassification",
+    "ReformerForTokenClassification",
     "ReformerModel",
     "local_attention",
     "lsh_attention",
@@ -44,6 +46,7 @@ _HOMES = {
     "ReformerForMaskedLM": "reformer.models.masked_language",
     "ReformerForQuestionAnswering": "reformer.models.question_answering",
     "ReformerForSequenceClassification": "reformer.models.classification",
+    "ReformerForTokenClassification": "reformer.models.token_classification",
     "ReformerModel": "reformer.models.features",
     "local_attention": "reformer.ops.lsh_attention",
     "lsh_attention": "reformer.ops.lsh_attention",

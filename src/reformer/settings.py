@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from reformer.config import ConfigError
 
-Task = Literal["text", "dialogue", "copy", "image", "classify", "qa"]
+Task = Literal["text", "dialogue", "copy", "image", "classify", "qa", "tag", "masked"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -20,7 +20,9 @@ class TrainingSettings:
     task: Task = "text"
     """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
     of them), "copy" (the paper's duplication task), "image" (pictures), "classify" (texts with
-    labels, as CSV or JSON lines), or "qa" (questions on documents, as SQuAD's JSON)."""
+    labels, as CSV or JSON lines), "qa" (questions on documents, as SQuAD's JSON),
+    "tag" (words with tags, as CoNLL's columns or JSON lines), or "masked" (hidden spans of files,
+    for models that read both ways)."""
     image_shape: tuple[int, int, int] | None = None
     """Pictures: cut and scale them to so many rows, columns and channels (1 grey, 3 colour).
     Without it they must all have one shape."""
