@@ -21,8 +21,8 @@ from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
-from reformer.training.distributed import Processes, Sharded, joined, processes_here
 from reformer.training.allocator import return_freed_memory
+from reformer.training.distributed import Processes, Sharded, joined, processes_here
 from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
 from reformer.training.metrics import read_metrics
