@@ -1,6 +1,6 @@
 """Token classification: a class for every token, such as the parts of names in a sentence."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,8 +10,7 @@ from reformer.models.pretrained import PretrainedReformer
 from reformer.ops.sliced import IGNORED_LABEL
 
 
-@dataclass(frozen=True)
-class TokenClassificationOutput:
+class TokenClassificationOutput(NamedTuple):
     """The logits [B, L, num_labels] and, when labels were given, the loss."""
 
     logits: Tensor
