@@ -186,10 +186,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_pointer(root: Path, found: Checkpoint, say: Callable[[str], None]) -> None:
     try:
-        named = (root / POINTER_FILE).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        named = ""
-    if named != found.folder.name:
+        named = (root / POINTER_FILE).read_bytes()
+    except OSError:
+        named = b""
+    if named != f"{found.folder.name}\n".encode():
         say(f"{root / POINTER_FILE} does not name {found.folder.name}, the newest that is whole")
 
 
