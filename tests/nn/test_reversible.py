@@ -270,3 +270,19 @@ def test_a_stream_out_of_range_is_an_error_that_names_the_layer(layer: LSH | Loc
         model.reformer.blocks[0].feed_forward.output.bias.fill_(3000.0)
     with pytest.raises(ArithmeticError, match="the feed_forward of layer 0 reaches"):
         model(tokens())
+
+
+def test_the_gradient_of_the_output_is_read_and_not_changed() -> None:
+    """It may belong to others, and hooks on the output see it as it is."""
+    trunk = small_model(small_config(depth=2)).reformer
+    seen: list[Tensor] = []
+    hidden = trunk(tokens())
+    hidden.retain_grad()
+    hidden.register_hook(seen.append)
+    upstream = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
+    before = upstream.clone()
+    hidden.backward(upstream)
+    for found in (upstream, hidden.grad, *seen):
+        assert torch.equal(found, before)
+    first, *_ = trunk.parameters()
+    assert first.grad is not None and first.grad.abs().max() > 0

@@ -12,10 +12,11 @@ from reformer.training.allocator import return_freed_memory
 
 if sys.argv[1] == "returned":
     return_freed_memory()
-bytearray(16 << 20)  # left alone, glibc takes blocks of this size from the heap from now on
+bytearray(24 << 20)  # left alone, glibc takes blocks up to this size from the heap from now on
 blocks, pins = [], []
 for _ in range(20):
-    blocks.append(bytearray(b"x" * (16 << 20)))
+    blocks.append(bytearray(16 << 20))
+    blocks[-1][::4096] = b"x" * 4096  # every page is in use
     pins.append(bytearray(100_000))
 blocks.clear()
 pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -10,6 +10,7 @@ to parameters inside the stack therefore finds none.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -73,7 +74,21 @@ def reversible_stack(
     streams: Streams = FloatStreams(x.dtype) if kind == "float" else ExactStreams(x.dtype)
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()  # frozen embeddings: the blocks still need a backward
-    return _ReversibleStack.apply(x, blocks, records, streams, kind == "stored")
+    handed: list[Tensor] = []
+    out: Tensor = _ReversibleStack.apply(x, blocks, records, streams, kind == "stored", handed)
+    if out.grad_fn is not None:
+        out.grad_fn.register_prehook(partial(_take_gradient, handed))
+    return out
+
+
+def _take_gradient(handed: list[Tensor], grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Keep the gradient [B, L, 2 D], and give autograd one without memory to hold instead.
+
+    Autograd holds what it passes to a backward until that returns, here two streams' worth that
+    is of no use after the last layer. Hooks on the tensor itself have seen the real gradient.
+    """
+    handed.append(grads[0])
+    return (grads[0].new_zeros(()).expand(grads[0].shape),)
 
 
 class _ReversibleStack(torch.autograd.Function):
@@ -85,54 +100,54 @@ class _ReversibleStack(torch.autograd.Function):
         records: Sequence[LayerRecord],
         streams: Streams,
         stored: bool,
+        handed: list[Tensor],
     ) -> Tensor:
+        ctx.handed = handed
         ctx.blocks, ctx.records, ctx.streams = blocks, records, streams
         ctx.autocast = AutocastState.capture(x.device.type)
         ctx.kept = [] if stored and ctx.needs_input_grad[0] else None
-        first, second = streams.open(x), streams.open(x)
+        pair = [streams.open(x), streams.open(x)]
         for index, (block, record) in enumerate(zip(blocks, records, strict=True)):
-            for branch, source, target in _branches(first, second):
-                leaf, out = _run(block, branch, record, streams.read(source), ctx.kept is not None)
-                streams.add(target, out.detach(), f"the {branch} of layer {index}")
+            for branch, source, target in _BRANCHES:
+                x = streams.read(pair[source])
+                leaf, out = _run(block, branch, record, x, ctx.kept is not None)
+                streams.add(pair[target], out.detach(), f"the {branch} of layer {index}")
                 if ctx.kept is not None:
                     ctx.kept.append(_Kept(leaf, get_gradient_edge(out), out.dtype))
-                del leaf, out  # before the next branch is computed
-        ctx.first, ctx.second = first, second
-        return torch.cat((streams.read(first), streams.read(second)), dim=-1)
+                del x, leaf, out  # before the next branch is computed
+        ctx.pair = pair
+        return torch.cat([streams.read(stream) for stream in pair], dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.first is None:
+        if ctx.pair is None:
             raise RuntimeError(
                 "this forward pass was differentiated before and its streams are spent: "
                 "run the model again for a second backward"
             )
-        first, second = ctx.first, ctx.second
-        ctx.first = ctx.second = None
-        width = first.shape[-1]
-        # Own copies: both are updated in place.
-        grad_first, grad_second = (g.clone() for g in grads[0].split(width, dim=-1))
+        pair, ctx.pair = ctx.pair, None
+        # Views of a tensor that others may hold: each is replaced, never changed.
+        totals = list(ctx.handed.pop().split(pair[0].shape[-1], dim=-1))
         for block, record in zip(reversed(ctx.blocks), reversed(ctx.records), strict=True):
-            steps = zip(_branches(first, second), _branches(grad_first, grad_second), strict=True)
-            for (branch, source, target), (_, grad_source, grad_target) in reversed(list(steps)):
+            for branch, source, target in reversed(_BRANCHES):
                 if ctx.kept is not None:
                     leaf, edge, dtype = ctx.kept.pop()
                 else:
                     with ctx.autocast.restore():
-                        leaf, out = _run(block, branch, record, ctx.streams.read(source), True)
-                    ctx.streams.subtract(target, out.detach())
+                        x = ctx.streams.read(pair[source])
+                        leaf, out = _run(block, branch, record, x, True)
+                    ctx.streams.subtract(pair[target], out.detach())
                     edge, dtype = get_gradient_edge(out), out.dtype
-                    del out  # nothing in the backward reads it
-                torch.autograd.backward(edge, grad_target.to(dtype))
+                    del x, out  # nothing in the backward reads the output
+                torch.autograd.backward(edge, totals[target].to(dtype))
                 if leaf.grad is not None:
-                    grad_source += leaf.grad
+                    totals[source] = leaf.grad.add_(totals[source])
                 del leaf, edge  # before the next branch is computed
-        return grad_first.add_(grad_second), None, None, None, None
+        return totals[0] + totals[1], None, None, None, None, None
 
 
-def _branches(first: Tensor, second: Tensor) -> list[tuple[Branch, Tensor, Tensor]]:
-    """(branch, the stream it reads, the stream it adds to), in forward order."""
-    return [("attention", second, first), ("feed_forward", first, second)]
+_BRANCHES: tuple[tuple[Branch, int, int], ...] = (("attention", 1, 0), ("feed_forward", 0, 1))
+"""A block's branches in forward order: name, the stream it reads, the stream it adds to."""
 
 
 def _run(

@@ -79,8 +79,8 @@ def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
         ),
         Term(
             "gradients of the streams",
-            4 * work.stream,
-            "as the loss hands them over, and as the layers change them",
+            2 * work.stream,
+            "one for each, as the layers pass them on",
         ),
         Term("buckets", work.buckets(), "of each LSH layer, kept so that it hashes once"),
     ]
@@ -110,6 +110,8 @@ class _Work:
     def phases(self) -> list[tuple[str, int, str]]:
         """(name, bytes, explanation) of what may be the peak."""
         attention = max(self.attention(layer) for layer in self.config.layers)
+        # The last layer still has both gradients from the loss beside the first of its own.
+        attention = max(attention, self.attention(self.config.layers[-1]) + self.stream)
         return [
             ("attention", attention, "one layer's activations in all heads, and their gradients"),
             ("feed-forward", self.feed_forward(), f"{self.in_slice:,} positions at a time"),
@@ -137,19 +139,29 @@ class _Work:
         # Under autocast each projection has its own narrow copy of the norm.
         norm = copies * self.stream // 2 if self.low_precision else self.stream
         per_head = self.positions * self.config.num_heads
-        orders = per_head * (_FLOAT + (2 * _FLOAT * layer.num_hashes if copies == 2 else 0))
+        # Of every round, the order and the codes; once, the logarithm of the softmax's sum.
+        rounds = 2 * layer.num_hashes if isinstance(layer, LSH) else 0
+        orders = per_head * (1 + rounds) * _FLOAT
         return self.stream + norm + (copies + 2) * self.heads + orders
 
     def _kernel_scratch(self, layer: Layer) -> int:
-        """What the native kernel gathers of all tokens of one head: where there is an order,
-        rows of query, value and upstream gradient, codes, and sums for the key; sums for all
-        three where the gradients themselves are narrower than float32."""
+        """What the native kernel gathers of all tokens of each head at work.
+
+        Where there is an order: rows of query, value and upstream gradient, codes, and sums for
+        the key. Where gradients are narrower than float32: sums for all three.
+        """
         sums = 3 if self.low_precision else int(isinstance(layer, LSH))
         numbers = sums * self.config.head_size * _FLOAT
         if isinstance(layer, LSH):
             rows = 3 * self.config.head_size * (2 if self.low_precision else _FLOAT)
             numbers += rows + (layer.num_hashes + 4) * _FLOAT
-        return self.config.max_length * numbers
+        return self._heads_at_once() * self.config.max_length * numbers
+
+    def _heads_at_once(self) -> int:
+        """Each thread has a head of its own where that shares them out evenly."""
+        threads = torch.get_num_threads()
+        rows = self.positions // self.config.max_length * self.config.num_heads
+        return threads if rows % threads == 0 or rows >= 4 * threads else 1
 
     def feed_forward(self) -> int:
         """Input, norm and gradient as wholes; the inner layer in slices."""
@@ -158,12 +170,12 @@ class _Work:
         return wholes * self.stream + self.in_slice * inner * _FLOAT
 
     def loss(self) -> int:
-        """Logits, their logarithms and gradients, and the head's own gradients; less the
-        gradients that only the layers need."""
+        """Logits, their logarithms and gradients, and the head's own gradients, beside both
+        streams as floats."""
         wide = 5 if self.low_precision else 3
         width = wide * self.config.vocab_size + 3 * self.config.features_size
         head = 2 * self.config.features_size * self.config.vocab_size * _FLOAT
-        return self.in_slice * width * _FLOAT + head
+        return 2 * self.stream + self.in_slice * width * _FLOAT + head
 
     def buckets(self) -> int:
         """The smallest integer that holds a bucket's number, for each head and round."""
