@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from reformer.config import ConfigError
+from reformer.checks import ConfigError, require_choice, require_count
 
-Task = Literal["text", "dialogue", "copy", "image", "classify", "qa", "tag", "masked"]
+Task = Literal["text", "dialogue", "copy", "image", "classify", "qa", "tag", "masked", "signal"]
 Precision = Literal["float32", "bfloat16"]
+Gradients = Literal["kept", "freed", "twice"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class TrainingSettings:
     """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
     of them), "copy" (the paper's duplication task), "image" (pictures), "classify" (texts with
     labels, as CSV or JSON lines), "qa" (questions on documents, as SQuAD's JSON),
-    "tag" (words with tags, as CoNLL's columns or JSON lines), or "masked" (hidden spans of files,
-    for models that read both ways)."""
+    "tag" (words with tags, as CoNLL's columns or JSON lines), "masked" (hidden spans of files,
+    for models that read both ways), or "signal" (sound, genomes, series of numbers)."""
     image_shape: tuple[int, int, int] | None = None
     """Pictures: cut and scale them to so many rows, columns and channels (1 grey, 3 colour).
     Without it they must all have one shape."""
+    column: str | None = None
+    """Signals from CSV files: which column to learn; not needed where one alone holds numbers."""
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 8
@@ -47,7 +50,14 @@ class TrainingSettings:
     clip_norm: float = 1.0
     """Gradients whose global norm is larger are scaled down to it."""
     precision: Precision = "float32"
-    """"bfloat16": matrix products under autocast; parameters and moments stay in float32."""
+    """"bfloat16": matrix products under autocast; parameters and gradients stay in float32."""
+    gradients: Gradients = "kept"
+    """"kept": until the backward pass is over. "freed": each tensor's is used as soon as it is
+    whole and then freed, and ``clip_norm`` holds for each tensor, not for all together. "twice": a
+    backward pass to measure them and another to use and free them, with the results of "kept".
+    The last two save memory, in one process and with one forward pass per update."""
+    moments: Precision = "float32"
+    """"bfloat16": AdamW's moments in half the memory, rounded up or down at random."""
     evaluate_every: int = 100
     """Steps between validations."""
     evaluate_tokens: int = 16384
@@ -59,20 +69,28 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation_steps", "keep_last"):
-            _require_count(name, getattr(self, name))
+            require_count(name, getattr(self, name))
         for name in ("evaluate_every", "evaluate_tokens", "save_every"):
-            _require_count(name, getattr(self, name))
+            require_count(name, getattr(self, name))
         if self.image_shape is not None:
             _require_image_shape(self.image_shape)
-        _require_count("warmup_steps", self.warmup_steps, least=0)
+        require_count("warmup_steps", self.warmup_steps, least=0)
         for name in ("learning_rate", "clip_norm"):
             _require_number(name, getattr(self, name), above=0.0)
         _require_number("weight_decay", self.weight_decay)
         _require_number("final_learning_rate", self.final_learning_rate, most=1.0)
         for name in ("adam_beta1", "adam_beta2"):
             _require_number(name, getattr(self, name), most=1.0 - 1e-9)
-        _require_choice("task", self.task, get_args(Task))
-        _require_choice("precision", self.precision, ("float32", "bfloat16"))
+        require_choice("task", self.task, get_args(Task))
+        require_choice("precision", self.precision, get_args(Precision))
+        require_choice("gradients", self.gradients, get_args(Gradients))
+        require_choice("moments", self.moments, get_args(Precision))
+        if self.gradients != "kept" and self.accumulation_steps > 1:
+            raise ConfigError(
+                f"gradients is {self.gradients!r} and accumulation_steps is "
+                f"{self.accumulation_steps}: gradients that are freed cannot be added up over "
+                "several passes; keep them, or let accumulation_steps be 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -89,14 +107,6 @@ class TrainingSettings:
         if isinstance(values.get("image_shape"), list):  # JSON has no tuples
             values["image_shape"] = tuple(values["image_shape"])
         return cls(**values)
-
-
-def _require_count(name: str, value: object, least: int = 1) -> None:
-    valid = isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
-    if not valid:
-        raise ConfigError(
-            f"{name} is {value!r}: it must be a whole number from {least} to 2147483647"
-        )
 
 
 def _require_image_shape(shape: tuple[int, ...]) -> None:
@@ -116,8 +126,3 @@ def _require_number(
         return
     lowest = "from 0" if above is None else f"above {above:g}, up"
     raise ConfigError(f"{name} is {value!r}: it must be a number {lowest} to {most:g}")
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} is {value!r}: it must be one of {', '.join(choices)}")

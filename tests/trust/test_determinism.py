@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.models.small import assert_same_bits, small_config, small_model, tokens
+from tests.trust.tiers import record, tiers
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,22 +36,29 @@ print(json.dumps({"losses": losses, "untouched": torch.equal(before, torch.get_r
 """
 
 
-def test_three_processes_train_alike_to_the_last_bit() -> None:
-    """20 steps with dropout and fresh hash rotations, under three different global seeds."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(seed)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        for seed in range(3)
-    ]
+@tiers(small=3, middle=6, full=30)
+def test_processes_train_alike_to_the_last_bit(count: int) -> None:
+    """20 steps with dropout and fresh hash rotations, under different global seeds."""
     runs = []
-    for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0
-        runs.append(json.loads(output))
-    assert runs[0] == runs[1] == runs[2]
+    for first in range(0, count, 3):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", TRAIN, str(seed)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for seed in range(first, first + 3)
+        ]
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0
+            runs.append(json.loads(output))
+    assert all(run == runs[0] for run in runs)
     assert runs[0]["untouched"]
     assert len(set(runs[0]["losses"])) == 20
+    record("N7", "processes that train 20 steps with dropout from one seed", count,
+           different_losses=0, global_random_streams_moved=0)  # fmt: skip
 
 
 def run_once(draw: int | None, training: bool) -> list[Tensor]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,10 +29,10 @@ from reformer.training.checkpoint import (
     verify_checkpoint,
 )
 from reformer.training.distributed import Alone, Processes
+from reformer.training.gradients import STEPS, PartlyUpdatedError
 from reformer.training.metrics import MetricsWriter
 from reformer.training.optim import (
     NonFiniteError,
-    apply_update,
     build_optimizer,
     find_non_finite,
     learning_rate,
@@ -218,6 +219,12 @@ def _measure(
 
 def _explain(run: Run, state: TrainingState, error: Exception) -> TrainingError:
     """Names the step and the tensor, after saving what is still good."""
+    if isinstance(error, PartlyUpdatedError):
+        return TrainingError(
+            f"training stopped in step {state.step + 1}: {error}; as gradients are 'freed', other "
+            "weights had changed by then, and nothing was saved: --resume goes on from the last "
+            "checkpoint"
+        )
     weights = dict(state.model.named_parameters())
     weight = state.processes.find(find_non_finite(weights))
     spoilt = find_non_finite(weights | optimizer_tensors(state.model, state.optimizer))
@@ -237,11 +244,35 @@ def _explain(run: Run, state: TrainingState, error: Exception) -> TrainingError:
 def update(state: TrainingState, source: Source, settings: TrainingSettings) -> Row:
     """One update of the weights, and its metrics. Advances ``state.step``.
 
-    NonFiniteError or StreamRangeError, before any weight has changed, when a number fails.
+    NonFiniteError or StreamRangeError, before any weight has changed, when a number fails;
+    PartlyUpdatedError when weights have changed.
     """
     started, processes = time.monotonic(), state.processes
     state.optimizer.zero_grad(set_to_none=True)
-    nats = 0.0
+    rate = learning_rate(state.step, settings)
+    (nats, tokens), norm = STEPS[settings.gradients](
+        state.model,
+        state.optimizer,
+        partial(_differentiate, state, source, settings),
+        rate,
+        settings.clip_norm,
+        processes.find,
+    )
+    state.step += 1
+    return {
+        "step": state.step,
+        f"train_{source.unit.name}": processes.mean(nats) * source.unit.per_nat,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "tokens_per_second": tokens / max(time.monotonic() - started, 1e-9),
+    }
+
+
+def _differentiate(
+    state: TrainingState, source: Source, settings: TrainingSettings
+) -> tuple[float, int]:
+    """The mean loss in nats of a step's forward passes, each with its backward; their tokens."""
+    processes, nats, tokens = state.processes, 0.0, 0
     for micro_step in range(settings.accumulation_steps):
         passes_before = state.step * settings.accumulation_steps + micro_step
         draw = passes_before * processes.count + processes.rank
@@ -255,18 +286,8 @@ def update(state: TrainingState, source: Source, settings: TrainingSettings) -> 
                     raise NonFiniteError(f"the loss is {value}")
             (loss / settings.accumulation_steps).backward()
         nats += value / settings.accumulation_steps
-    rate = learning_rate(state.step, settings)
-    norm = apply_update(state.model, state.optimizer, rate, settings.clip_norm, processes.find)
-    state.step += 1
-    nats = processes.mean(nats)
-    tokens = settings.accumulation_steps * batch["input_ids"].numel() * processes.count
-    return {
-        "step": state.step,
-        f"train_{source.unit.name}": nats * source.unit.per_nat,
-        "learning_rate": rate,
-        "gradient_norm": norm,
-        "tokens_per_second": tokens / max(time.monotonic() - started, 1e-9),
-    }
+        tokens += batch["input_ids"].numel() * processes.count
+    return nats, tokens
 
 
 def _loss(model: nn.Module, batch: Batch, draw: int, settings: TrainingSettings) -> Tensor:

@@ -16,6 +16,7 @@ from reformer.settings import TrainingSettings
 
 _FLOAT = 4
 _INTEGER = 8
+_MOMENT = {"float32": 4, "bfloat16": 2}
 _BASE = 290 * 2**20
 """Python, torch and its libraries, measured."""
 _ROUNDING = 30 * 2**20
@@ -54,21 +55,31 @@ class Plan:
 
 def count_parameters(config: ReformerConfig) -> int:
     """Weights of the language model with this config; nothing is allocated."""
+    return sum(_tensor_sizes(config))
+
+
+def _tensor_sizes(config: ReformerConfig) -> list[int]:
+    """The numbers in each of that model's parameters."""
     with torch.device("meta"):
         trunk = Reformer(config)
-    head = (config.features_size + 1) * config.vocab_size
-    return sum(parameter.numel() for parameter in trunk.parameters()) + head
+    head = [config.features_size * config.vocab_size, config.vocab_size]
+    return [parameter.numel() for parameter in trunk.parameters()] + head
 
 
 def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
     """Estimate the peak of one training step of a language model, on a CPU."""
-    weights = count_parameters(config)
+    tensors = _tensor_sizes(config)
+    weights = sum(tensors)
     positions = settings.batch_size * config.max_length
     work = _Work(config, settings, positions)
     terms = [
         Term("parameters", weights * _FLOAT, f"{weights:,} numbers in float32"),
-        Term("gradients", weights * _FLOAT, "one number for each parameter"),
-        Term("optimizer moments", 2 * weights * _FLOAT, "two numbers for each parameter (AdamW)"),
+        _gradients(tensors, settings),
+        Term(
+            "optimizer moments",
+            2 * weights * _MOMENT[settings.moments],
+            f"two numbers for each parameter (AdamW) in {settings.moments}",
+        ),
         Term(
             "token ids", 4 * positions * _INTEGER, f"{positions:,} ids, labels, targets, positions"
         ),
@@ -93,6 +104,14 @@ def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
         Term("Python and torch", _BASE + _ROUNDING, "the libraries, and their scratch memory"),
     ]
     return Plan(weights, tuple(terms))
+
+
+def _gradients(tensors: list[int], settings: TrainingSettings) -> Term:
+    if settings.gradients == "kept":
+        return Term("gradients", sum(tensors) * _FLOAT, "one number for each parameter")
+    # Where moments are narrow, both of the tensor in float32 and their rounding as well.
+    copies = 1 if settings.moments == "float32" else 4
+    return Term("gradients", max(tensors) * copies * _FLOAT, "of the largest tensor, then freed")
 
 
 class _Work:

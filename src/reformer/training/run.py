@@ -57,6 +57,14 @@ class RunDescription:
     processes: int = 1
     """Processes that train it together."""
 
+    def __post_init__(self) -> None:
+        if self.processes > 1 and self.settings.gradients != "kept":
+            raise ConfigError(
+                f"gradients is {self.settings.gradients!r}: each of the {self.processes} processes "
+                "would use its own before they are averaged, and train another model; "
+                "several processes need gradients to be 'kept'"
+            )
+
     @property
     def sequences_per_step(self) -> int:
         """Sequences behind one update of the weights."""
