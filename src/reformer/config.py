@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from reformer.checks import ConfigError as ConfigError
+from reformer.checks import require, require_choice, require_count, require_positive, require_rate
+
 Rule = Literal["window", "chunk"]
 Streams = Literal["exact", "float", "stored"]
 Activation = Literal[
@@ -31,29 +34,6 @@ _LARGEST_MATRIX = 1 << 40
 # Numbers in the projections of one layer's hashing: 1 GB.
 _MOST_PROJECTIONS = 1 << 28
 _LONGEST_CHUNK = 1 << 20
-
-
-class ConfigError(ValueError):
-    """A configuration value that cannot work; the message names the field and the fix."""
-
-
-def _require(condition: bool, field_name: str, value: object, fix: str) -> None:
-    if not condition:
-        raise ConfigError(f"{field_name} is {value!r}: {fix}")
-
-
-def _require_count(field_name: str, value: object, least: int = 1) -> None:
-    valid = isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
-    _require(valid, field_name, value, f"it must be a whole number from {least} to 2147483647")
-
-
-def _require_rate(field_name: str, value: object) -> None:
-    valid = isinstance(value, (int, float)) and 0.0 <= value < 1.0
-    _require(valid, field_name, value, "it must be a number from 0 up to, but not including, 1")
-
-
-def _require_choice(field_name: str, value: object, choices: tuple[str, ...]) -> None:
-    _require(value in choices, field_name, value, f"it must be one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ class LSH:
     """Share of attended pairs that are dropped in training."""
 
     def __post_init__(self) -> None:
-        _require_count("num_hashes", self.num_hashes)
+        require_count("num_hashes", self.num_hashes)
         _require_attention(self)
         factors = self.num_buckets
         if factors is not None:
@@ -86,12 +66,10 @@ class LSH:
                 valid = isinstance(factor, int) and not isinstance(factor, bool)
                 valid = valid and 0 < factor < 2**31 and (factor % 2 == 0 or factor == 1)
                 fix = "each factor must be even, or 1, and below 2^31"
-                _require(valid, "num_buckets", factors, fix)
+                require(valid, "num_buckets", factors, fix)
             number = math.prod(factors) if isinstance(factors, tuple) else factors
-            _require(0 < number < 2**31, "num_buckets", factors, "there may be up to 2147483647")
-        valid = isinstance(self.score_scale, (int, float)) and 0 < self.score_scale <= 1e6
-        fix = "it must be a positive number up to 1e6"
-        _require(valid, "score_scale", self.score_scale, fix)
+            require(0 < number < 2**31, "num_buckets", factors, "there may be up to 2147483647")
+        require_positive("score_scale", self.score_scale)
 
 
 @dataclass(frozen=True)
@@ -126,7 +104,7 @@ class Full:
     """Share of attended pairs that are dropped in training."""
 
     def __post_init__(self) -> None:
-        _require_rate("dropout", self.dropout)
+        require_rate("dropout", self.dropout)
         _require_rotary(self.rotary_base)
 
 
@@ -134,17 +112,24 @@ Layer = LSH | Local | Full
 _KINDS: dict[str, type[Layer]] = {"lsh": LSH, "local": Local, "full": Full}
 
 
+def _require_layers(name: str, layers: object) -> None:
+    valid = isinstance(layers, tuple) and len(layers) > 0
+    require(valid, name, layers, "it must be a tuple with at least one layer")
+    for layer in layers if isinstance(layers, tuple) else ():
+        require(isinstance(layer, Layer), name, layer, "use LSH(...), Local(...), Full(...)")
+
+
 def _require_attention(layer: LSH | Local) -> None:
-    _require_count("window_length", layer.window_length)
-    _require_choice("rule", layer.rule, ("window", "chunk"))
-    _require_count("chunks_before", layer.chunks_before, least=0)
-    _require_count("chunks_after", layer.chunks_after, least=0)
-    _require_rate("dropout", layer.dropout)
+    require_count("window_length", layer.window_length)
+    require_choice("rule", layer.rule, ("window", "chunk"))
+    require_count("chunks_before", layer.chunks_before, least=0)
+    require_count("chunks_after", layer.chunks_after, least=0)
+    require_rate("dropout", layer.dropout)
 
 
 def _require_rotary(base: float | None) -> None:
     valid = base is None or (isinstance(base, (int, float)) and 1.0 < base <= 1e15)
-    _require(valid, "rotary_base", base, "it must be None or a number from 1 to 1e15, e.g. 10000")
+    require(valid, "rotary_base", base, "it must be None or a number from 1 to 1e15, e.g. 10000")
 
 
 @dataclass(frozen=True)
@@ -164,15 +149,15 @@ class Labels:
     which needs no layers that bring everything to one place."""
 
     def __post_init__(self) -> None:
-        _require_count("num_labels", self.num_labels)
-        _require_choice("problem", self.problem, get_args(Problem))
-        _require_choice("pooling", self.pooling, get_args(Pooling))
+        require_count("num_labels", self.num_labels)
+        require_choice("problem", self.problem, get_args(Problem))
+        require_choice("pooling", self.pooling, get_args(Pooling))
         fix = f"it must hold {self.num_labels} names, one for each label"
         valid = isinstance(self.names, tuple) and all(isinstance(n, str) for n in self.names)
         valid = valid and len(self.names or ()) == self.num_labels
-        _require(self.names is None or valid, "names", self.names, fix)
+        require(self.names is None or valid, "names", self.names, fix)
         if self.dropout is not None:
-            _require_rate("dropout", self.dropout)
+            require_rate("dropout", self.dropout)
 
 
 @dataclass(frozen=True)
@@ -229,6 +214,9 @@ class ReformerConfig:
     (reformer-pytorch)."""
     attention_bias: AttentionBias = "none"
     """"output": attention layers add a bias to what they write, as in reformer-pytorch."""
+    encoder_layers: tuple[Layer, ...] | None = None
+    """Models with an encoder and a decoder: the encoder's layers, which see both sides; ``layers``
+    are then the decoder's. All other sizes are those of both."""
     labels: Labels | None = None
     """What a classification head predicts; other heads need none."""
     origin: Mapping[str, Any] | None = field(default=None, compare=False)
@@ -237,46 +225,42 @@ class ReformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "feed_forward_size", "num_heads", "head_size"):
-            _require_count(name, getattr(self, name))
-        _require_count("max_length", self.max_length)
-        _require_count("slice_length", self.slice_length)
-        _require_count("seed", self.seed, least=0)
-        _require_rate("dropout", self.dropout)
-        _require_choice("streams", self.streams, ("exact", "float", "stored"))
-        _require_choice("activation", self.activation, get_args(Activation))
-        _require_choice("head_bias", self.head_bias, get_args(HeadBias))
-        _require_choice("streams_end", self.streams_end, get_args(StreamsEnd))
-        _require_choice("attention_bias", self.attention_bias, get_args(AttentionBias))
+            require_count(name, getattr(self, name))
+        require_count("max_length", self.max_length)
+        require_count("slice_length", self.slice_length)
+        require_count("seed", self.seed, least=0)
+        require_rate("dropout", self.dropout)
+        require_choice("streams", self.streams, ("exact", "float", "stored"))
+        require_choice("activation", self.activation, get_args(Activation))
+        require_choice("head_bias", self.head_bias, get_args(HeadBias))
+        require_choice("streams_end", self.streams_end, get_args(StreamsEnd))
+        require_choice("attention_bias", self.attention_bias, get_args(AttentionBias))
         valid = self.labels is None or isinstance(self.labels, Labels)
-        _require(valid, "labels", self.labels, "use Labels(...), or None for other heads")
+        require(valid, "labels", self.labels, "use Labels(...), or None for other heads")
         if self.hash_seed is not None:
-            _require_count("hash_seed", self.hash_seed, least=0)
+            require_count("hash_seed", self.hash_seed, least=0)
         for name in ("norm_epsilon", "init_scale", "position_scale"):
-            value = getattr(self, name)
-            valid = isinstance(value, (int, float)) and 0 < value <= 1e6
-            _require(valid, name, value, "it must be a positive number up to 1e6")
+            require_positive(name, getattr(self, name))
         for name in ("causal", "dropout_shared"):
             value = getattr(self, name)
-            _require(isinstance(value, bool), name, value, "it must be true or false")
+            require(isinstance(value, bool), name, value, "it must be true or false")
         self._check_layers()
         self._check_axial()
         self._check_sizes()
 
     def _check_layers(self) -> None:
-        valid = isinstance(self.layers, tuple) and len(self.layers) > 0
-        _require(valid, "layers", self.layers, "it must be a tuple with at least one layer")
-        for layer in self.layers:
-            _require(
-                isinstance(layer, Layer), "layers", layer, "use LSH(...), Local(...), Full(...)"
-            )
+        _require_layers("layers", self.layers)
+        if self.encoder_layers is not None:
+            _require_layers("encoder_layers", self.encoder_layers)
+        for layer in self.all_layers:
             if isinstance(layer, LSH):
                 self._check_hashing(layer)
             if not isinstance(layer, Full) and layer.rule == "chunk":
                 longest = max(self.max_length, _LONGEST_CHUNK)
                 fix = f"chunks of more than {longest} tokens hold nothing but padding"
-                _require(layer.window_length <= longest, "window_length", layer.window_length, fix)
+                require(layer.window_length <= longest, "window_length", layer.window_length, fix)
             rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
-            _require(
+            require(
                 not rotary or self.head_size % 2 == 0,
                 "head_size",
                 self.head_size,
@@ -290,12 +274,12 @@ class ReformerConfig:
             columns = 3 * math.isqrt(factors)  # hashing splits powers of two into factors itself
         numbers = self.num_heads * self.head_size * layer.num_hashes * columns // 2
         fix = f"with num_hashes {layer.num_hashes} that is {numbers} projections: use fewer"
-        _require(numbers < _MOST_PROJECTIONS, "num_buckets", layer.num_buckets, fix)
+        require(numbers < _MOST_PROJECTIONS, "num_buckets", layer.num_buckets, fix)
 
     def _check_sizes(self) -> None:
         inner = self.num_heads * self.head_size
         widest = max(self.vocab_size, self.feed_forward_size, inner, *self.position_shape)
-        _require(
+        require(
             2 * self.hidden_size * widest < _LARGEST_MATRIX,
             "hidden_size",
             self.hidden_size,
@@ -308,24 +292,29 @@ class ReformerConfig:
         for name in ("axial_shape", "axial_sizes"):
             value = getattr(self, name)
             valid = value is None or (isinstance(value, (tuple, list)) and len(value) > 0)
-            _require(valid, name, value, "it must be a tuple of whole numbers, or None")
+            require(valid, name, value, "it must be a tuple of whole numbers, or None")
         shape, sizes = self.position_shape, self.position_sizes
         for extent in shape:
-            _require_count("axial_shape", extent)
+            require_count("axial_shape", extent)
         for size in sizes:
-            _require_count("axial_sizes", size)
-        _require(
+            require_count("axial_sizes", size)
+        require(
             math.prod(shape) >= self.max_length,
             "axial_shape",
             shape,
             f"its product must be at least max_length ({self.max_length})",
         )
-        _require(
+        require(
             len(sizes) == len(shape) and sum(sizes) == self.hidden_size,
             "axial_sizes",
             sizes,
             f"it needs {len(shape)} widths that sum to hidden_size ({self.hidden_size})",
         )
+
+    @property
+    def all_layers(self) -> tuple[Layer, ...]:
+        """The layers, after those of the encoder where there is one."""
+        return (self.encoder_layers or ()) + self.layers
 
     @property
     def features_size(self) -> int:
@@ -353,19 +342,23 @@ class ReformerConfig:
 
     def with_num_hashes(self, num_hashes: int) -> ReformerConfig:
         """This config with another number of rounds in every LSH layer; weights stay valid."""
-        layers = tuple(
-            dataclasses.replace(layer, num_hashes=num_hashes) if isinstance(layer, LSH) else layer
-            for layer in self.layers
+        encoder = self.encoder_layers
+        return dataclasses.replace(
+            self,
+            layers=_with_num_hashes(self.layers, num_hashes),
+            encoder_layers=None if encoder is None else _with_num_hashes(encoder, num_hashes),
         )
-        return dataclasses.replace(self, layers=layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; each layer carries its ``kind``."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         names = {cls: kind for kind, cls in _KINDS.items()}
-        values["layers"] = [
-            {"kind": names[type(layer)], **dataclasses.asdict(layer)} for layer in self.layers
-        ]
+        for name in ("layers", "encoder_layers"):
+            if values[name] is not None:
+                values[name] = [
+                    {"kind": names[type(layer)], **dataclasses.asdict(layer)}
+                    for layer in values[name]
+                ]
         if self.labels is not None:
             values["labels"] = dataclasses.asdict(self.labels)
         return values
@@ -376,17 +369,24 @@ class ReformerConfig:
         values = dict(values)
         if isinstance(values.get("labels"), Mapping):
             values["labels"] = _build(Labels, values["labels"])
-        if "layers" in values:
-            layers = values["layers"]
-            _require(isinstance(layers, (list, tuple)), "layers", layers, "it must be a list")
-            values["layers"] = tuple(_layer_from_dict(layer) for layer in layers)
+        for name in ("layers", "encoder_layers"):
+            if name in values and (values[name] is not None or name == "layers"):
+                require(isinstance(values[name], (list, tuple)), name, values[name], "use a list")
+                values[name] = tuple(_layer_from_dict(name, layer) for layer in values[name])
         return _build(cls, values)
 
 
-def _layer_from_dict(values: Any) -> Layer:
-    _require(isinstance(values, Mapping), "layers", values, 'each layer must be {"kind": …}')
+def _with_num_hashes(layers: tuple[Layer, ...], num_hashes: int) -> tuple[Layer, ...]:
+    return tuple(
+        dataclasses.replace(layer, num_hashes=num_hashes) if isinstance(layer, LSH) else layer
+        for layer in layers
+    )
+
+
+def _layer_from_dict(name: str, values: Any) -> Layer:
+    require(isinstance(values, Mapping), name, values, 'each layer must be {"kind": …}')
     kind = values.get("kind")
-    _require(isinstance(kind, str) and kind in _KINDS, "kind", kind, "use lsh, local or full")
+    require(isinstance(kind, str) and kind in _KINDS, "kind", kind, "use lsh, local or full")
     return _build(_KINDS[kind], {k: v for k, v in values.items() if k != "kind"})
 
 

@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": "bits per byte and perplexity of whole files",
     "generate": "write text that continues a prompt",
     "draw": "pictures by a model that was trained on pictures",
+    "extend": "a signal goes on: sound, a genome, a series of numbers",
     "chat": "talk with a model in the terminal",
     "ask": "answer a question from a document",
     "classify": "label texts",
@@ -34,7 +35,7 @@ _COMMANDS = {
 }
 
 _USER_ERRORS = {
-    "reformer.config.ConfigError",
+    "reformer.checks.ConfigError",
     "reformer.data.files.InputError",
     "reformer.training.run.RunError",
     "reformer.models.store.ModelError",
