@@ -3,17 +3,19 @@
 Every variant of ``reformer.reproduce.variants`` learns the same sequences of Moby-Dick in the
 same order for the same number of steps; the last 5 % of the book judge it. One JSON line per
 (variant, length, seed, steps) is kept in OUT/quality.jsonl, so the command goes on where it
-stopped.
+stopped; quality.json, quality.md and quality.png show all lines of it.
 
     python benchmarks/quality.py --lengths 4096 --steps 200
     python benchmarks/quality.py --variants exact lsh local --lengths 16384 --steps 80
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 
+from reformer.bench.measure import machine
 from reformer.reproduce.journal import Journal
 from reformer.reproduce.language import Comparison
 from reformer.reproduce.quality import draw, run_all, table
@@ -39,6 +41,9 @@ def main() -> None:
     journal = Journal(arguments.out / "quality.jsonl")
     run_all(cases, journal, arguments.out, lambda sentence: print(sentence, flush=True))
     rows = sorted(journal.rows, key=lambda row: (row["length"], row["bits_per_byte"]))
+    numbers = [{name: row[name] for name in row if name != "losses"} for row in rows]
+    text = json.dumps({"machine": machine(), "rows": numbers}, indent=2) + "\n"
+    (arguments.out / "quality.json").write_text(text, encoding="utf-8")
     (arguments.out / "quality.md").write_text(table(rows) + "\n", encoding="utf-8")
     _plot(rows, arguments.out / "quality.png")
     print(table(rows))

@@ -1,91 +1,112 @@
 """The small language model of the comparisons, and the ways it is varied.
 
-Every variant is the same stack, near-sighted and far-sighted layers in turn, four in all. What
-changes is the kind of the far-sighted ones, unless the variant says otherwise.
+Every variant has four layers. In three of them attention is near-sighted and always the same; the
+far-sighted one is of the kind that the variant names, as the paper's authors have it in their
+models of text. ``two-`` variants have two far-sighted layers, so that kinds differ more.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from reformer.config import LSH, Full, Layer, Local, ReformerConfig
 from reformer.ops.hashing import default_num_buckets
 
 ROTARY = 10000.0
+Kind = Callable[[int], Layer]
+"""From a length in tokens to a far-sighted layer for it."""
 Variant = Callable[[int], ReformerConfig]
 """From a length in tokens to a model of that length."""
 
 
-_NEAR = (Local(window_length=16, rotary_base=ROTARY), Local(window_length=32, rotary_base=ROTARY))
-
-
-def language_model(length: int, far: Layer) -> ReformerConfig:
-    """Four layers of width 128 over bytes: local 16, ``far``, local 32, ``far``."""
+def language_model(length: int, layers: tuple[Layer, ...]) -> ReformerConfig:
+    """A stack of width 128 over bytes."""
     return ReformerConfig(
         hidden_size=128,
         feed_forward_size=384,
         num_heads=2,
         head_size=64,
         max_length=length,
-        layers=(_NEAR[0], far, _NEAR[1], far),
+        layers=layers,
     )
 
 
-def _far(layer: Layer) -> Variant:
-    return lambda length: language_model(length, layer)
+def _near(window_length: int) -> Local:
+    return Local(window_length=window_length, rotary_base=ROTARY)
 
 
-def _buckets(share: int) -> Variant:
+def _always(layer: Layer) -> Kind:
+    return lambda length: layer
+
+
+def _buckets(share: int) -> Kind:
     """LSH with the default number of buckets divided by ``share``."""
 
-    def variant(length: int) -> ReformerConfig:
+    def kind(length: int) -> Layer:
         count = default_num_buckets(length, LSH().window_length) // share
-        return language_model(length, LSH(num_buckets=max(2, count)))
+        return LSH(num_buckets=max(2, count))
+
+    return kind
+
+
+def _one_bucket(length: int) -> Layer:
+    # With a window as long as the sequence: exact attention with shared query-keys.
+    return LSH(num_hashes=1, num_buckets=1, window_length=length)
+
+
+_KINDS: Mapping[str, Kind] = {
+    # The three that matter most.
+    "exact": _always(Full()),
+    "lsh": _always(LSH()),
+    "local": _always(_near(256)),
+    # What exact attention gains from positions, and loses by shared query-keys.
+    "exact-rotary": _always(Full(rotary_base=ROTARY)),
+    "exact-shared": _one_bucket,
+    # Which pairs are seen.
+    "chunk": _always(LSH(rule="chunk")),
+    "rounds-1": _always(LSH(num_hashes=1)),
+    "rounds-2": _always(LSH(num_hashes=2)),
+    "rounds-8": _always(LSH(num_hashes=8)),
+    "buckets-half": _buckets(2),
+    "buckets-quarter": _buckets(4),
+    "buckets-sixteenth": _buckets(16),
+    "window-128": _always(LSH(num_hashes=2, window_length=128)),
+    "window-256": _always(LSH(num_hashes=1, window_length=256)),
+    # How scores are scaled.
+    "scale-eighth": _always(LSH(score_scale=0.125)),
+}
+
+
+def _one_far(kind: Kind) -> Variant:
+    return lambda length: language_model(length, (_near(16), _near(256), kind(length), _near(32)))
+
+
+def _two_far(kind: Kind) -> Variant:
+    def variant(length: int) -> ReformerConfig:
+        far = kind(length)
+        return language_model(length, (_near(16), far, _near(32), far))
 
     return variant
 
 
-def _shared_exact(length: int) -> ReformerConfig:
-    # One bucket and a window as long as the sequence: exact attention with shared query-keys.
-    return language_model(length, LSH(num_hashes=1, num_buckets=1, window_length=length))
+def _everywhere(layer: Layer) -> Variant:
+    return lambda length: language_model(length, (layer,) * 4)
 
 
-def _layers(*layers: Layer) -> Variant:
-    return lambda length: dataclasses.replace(language_model(length, layers[0]), layers=layers)
+def _two_axial(length: int) -> ReformerConfig:
+    """Positions from the axial tables alone, as strong as the tokens."""
+    layers = (Local(window_length=16), LSH(), Local(window_length=32), LSH())
+    return dataclasses.replace(language_model(length, layers), position_scale=1.0)
 
 
 def _float_streams(length: int) -> ReformerConfig:
-    return dataclasses.replace(language_model(length, LSH()), streams="float")
-
-
-def _axial(length: int) -> ReformerConfig:
-    """Positions from the axial tables alone, as strong as the tokens."""
-    layers = (Local(window_length=16), LSH(), Local(window_length=32), LSH())
-    return dataclasses.replace(language_model(length, LSH()), layers=layers, position_scale=1.0)
+    return dataclasses.replace(VARIANTS["lsh"](length), streams="float")
 
 
 VARIANTS: dict[str, Variant] = {
-    # The three that matter most.
-    "exact": _far(Full()),
-    "lsh": _far(LSH()),
-    "local": _far(Local(window_length=256, rotary_base=ROTARY)),
-    # What exact attention gains from positions, and loses by shared query-keys.
-    "exact-rotary": _far(Full(rotary_base=ROTARY)),
-    "exact-shared": _shared_exact,
-    # Which pairs are seen.
-    "chunk": _far(LSH(rule="chunk")),
-    "rounds-1": _far(LSH(num_hashes=1)),
-    "rounds-2": _far(LSH(num_hashes=2)),
-    "rounds-8": _far(LSH(num_hashes=8)),
-    "buckets-half": _buckets(2),
-    "buckets-quarter": _buckets(4),
-    "buckets-sixteenth": _buckets(16),
-    "window-128": _far(LSH(num_hashes=2, window_length=128)),
-    "window-256": _far(LSH(num_hashes=1, window_length=256)),
-    # How scores are scaled, where LSH stands, positions, streams.
-    "scale-eighth": _far(LSH(score_scale=0.125)),
-    "lsh-one-in-four": _layers(*_NEAR, LSH(), _NEAR[1]),
-    "lsh-everywhere": _layers(LSH(), LSH(), LSH(), LSH()),
-    "exact-everywhere": _layers(*[Full(rotary_base=ROTARY)] * 4),
-    "axial": _axial,
-    "float-streams": _float_streams,
+    **{name: _one_far(kind) for name, kind in _KINDS.items()},
+    **{f"two-{name}": _two_far(kind) for name, kind in _KINDS.items()},
+    "two-axial": _two_axial,
+    "lsh-everywhere": _everywhere(LSH()),
+    "lsh-float-streams": _float_streams,
+    "exact-everywhere": _everywhere(Full(rotary_base=ROTARY)),
 }
