@@ -10,6 +10,7 @@ from reformer.config import LSH, ConfigError, Full, Labels, Local, ReformerConfi
 
 if TYPE_CHECKING:
     from reformer.models.classification import ReformerForSequenceClassification
+    from reformer.models.encoder_decoder import ReformerEncoderDecoder
     from reformer.models.features import ReformerModel
     from reformer.models.language import ReformerForCausalLM
     from reformer.models.masked_language import ReformerForMaskedLM
@@ -29,6 +30,7 @@ __all__ = [
     "Local",
     "ModelError",
     "ReformerConfig",
+    "ReformerEncoderDecoder",
     "ReformerForCausalLM",
     "ReformerForMaskedLM",
     "ReformerForQuestionAnswering",
@@ -42,6 +44,7 @@ __all__ = [
 
 _HOMES = {
     "ModelError": "reformer.models.store",
+    "ReformerEncoderDecoder": "reformer.models.encoder_decoder",
     "ReformerForCausalLM": "reformer.models.language",
     "ReformerForMaskedLM": "reformer.models.masked_language",
     "ReformerForQuestionAnswering": "reformer.models.question_answering",

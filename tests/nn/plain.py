@@ -74,23 +74,28 @@ def attention(
             heads("query_key"), heads("value"), num_hashes=layer.num_hashes,
             window_length=layer.window_length, seed=hash_seed(config, index),
             num_buckets=default_num_buckets(config.max_length, layer.window_length),
-            segment_ids=segment_ids, backend="reference",
+            segment_ids=segment_ids, causal=config.causal, backend="reference",
         )  # fmt: skip
     else:
         query, key, value = heads("query"), heads("key"), heads("value")
         if layer.rotary_base is not None:
             query, key = (rotate(t, torch.arange(length), layer.rotary_base) for t in (query, key))
-        out = exact_or_local(layer, query, key, value, segment_ids)
+        out = exact_or_local(layer, query, key, value, segment_ids, config.causal)
     return linear(p, "attention.output", out.transpose(1, 2).reshape(batch, length, -1))
 
 
 def exact_or_local(
-    layer: Local | Full, query: Tensor, key: Tensor, value: Tensor, segment_ids: Tensor | None
+    layer: Local | Full,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segment_ids: Tensor | None,
+    causal: bool,
 ) -> Tensor:
     length = query.shape[2]
     if isinstance(layer, Full) and segment_ids is None:
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return local_attention(
-        query, key, value, segment_ids=segment_ids, backend="reference",
+        query, key, value, segment_ids=segment_ids, causal=causal, backend="reference",
         window_length=length if isinstance(layer, Full) else layer.window_length,
     )  # fmt: skip

@@ -9,7 +9,8 @@ from reformer.generation.decode import check_prompt
 from reformer.generation.extend import extend, new_cache
 from reformer.generation.sampling import SamplingError
 from reformer.models.language import ReformerForCausalLM
-from reformer.nn.cache import CachedSequence
+from reformer.models.pretrained import PretrainedReformer
+from reformer.nn.cache import CachedSequence, DecodeCache
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,36 @@ def beam_search(
     its continuations must fit into the model's max_length.
     """
     check_prompt(prompt, model.config)
+    cache = new_cache(model, undo_length=0)
+    return search(
+        model,
+        cache,
+        cache.new_row(),
+        prompt,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        length_penalty=length_penalty,
+        stop_ids=stop_ids,
+    )
+
+
+def search(
+    model: PretrainedReformer,
+    cache: DecodeCache,
+    row: CachedSequence,
+    prompt: Sequence[int],
+    *,
+    num_beams: int,
+    max_new_tokens: int,
+    length_penalty: float = 1.0,
+    stop_ids: Collection[int] = (),
+) -> list[Beam]:
+    """The same from a row of the cache, after what it holds and then the prompt."""
     for name, value in (("num_beams", num_beams), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise SamplingError(f"{name} is {value}: it must be 1 or more")
     model.eval()
-    cache = new_cache(model, undo_length=0)
-    open_beams: list[tuple[Beam, CachedSequence]] = [(Beam([], 0.0), cache.new_row())]
+    open_beams: list[tuple[Beam, CachedSequence]] = [(Beam([], 0.0), row)]
     pending = [list(prompt)]
     finished: list[Beam] = []
     for _ in range(max_new_tokens):

@@ -15,6 +15,7 @@ from reformer.generation.extend import extend, new_cache
 from reformer.generation.sampling import Sampler, Sampling
 from reformer.generation.uncached import generate_uncached
 from reformer.models.language import ReformerForCausalLM
+from reformer.models.pretrained import PretrainedReformer
 from reformer.nn.cache import CachedSequence, DecodeCache
 
 FinishReason = Literal["stop", "length"]
@@ -71,7 +72,7 @@ class Continuation:
 
 
 def advance(
-    model: ReformerForCausalLM, cache: DecodeCache, continuations: Sequence[Continuation]
+    model: PretrainedReformer, cache: DecodeCache, continuations: Sequence[Continuation]
 ) -> list[int]:
     """Read what is pending, and draw one token for each sequence."""
     batch = cache.with_rows(continuation.row for continuation in continuations)

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from reformer.models.language import ReformerForCausalLM
+from reformer.models.pretrained import PretrainedReformer
 from reformer.nn.cache import DecodeCache
 from reformer.ops.decode import packed_rows
 
 
 def new_cache(
-    model: ReformerForCausalLM, num_rows: int = 1, *, undo_length: int = 4096
+    model: PretrainedReformer, num_rows: int = 1, *, undo_length: int = 4096
 ) -> DecodeCache:
     """An empty cache for this model: ``num_rows`` sequences of no tokens yet."""
     weight = model.reformer.norm.weight
@@ -21,7 +21,7 @@ def new_cache(
 
 
 def extend(
-    model: ReformerForCausalLM, input_ids: Sequence[Sequence[int]], cache: DecodeCache
+    model: PretrainedReformer, input_ids: Sequence[Sequence[int]], cache: DecodeCache
 ) -> Tensor:
     """Append tokens to the cache's rows; logits [B, V] after the last token of each.
 
@@ -41,7 +41,7 @@ def extend(
 
 
 def extend_all(
-    model: ReformerForCausalLM, input_ids: Sequence[Sequence[int]], cache: DecodeCache
+    model: PretrainedReformer, input_ids: Sequence[Sequence[int]], cache: DecodeCache
 ) -> list[Tensor]:
     """As ``extend``, with the logits after every new token: [n, V] for each row."""
     nothing = torch.empty((0, model.config.vocab_size), dtype=cache.dtype, device=cache.device)
@@ -54,7 +54,7 @@ def extend_all(
 
 
 @torch.no_grad()
-def _logits(model: ReformerForCausalLM, hidden: Tensor) -> Tensor:
+def _logits(model: PretrainedReformer, hidden: Tensor) -> Tensor:
     logits: Tensor = model.head(model.reformer.norm(hidden))
     return logits
 

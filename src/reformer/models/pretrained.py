@@ -19,17 +19,20 @@ WeightsReader = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 class PretrainedReformer(nn.Module):
     """A trunk and a head. Subclasses build their head in ``build_head``."""
 
+    trunk: type[Reformer] = Reformer
+
     def __init__(self, config: ReformerConfig, *, read: WeightsReader | None = None) -> None:
         """A new model with weights drawn from ``config.seed``, or the weights that ``read`` gives.
 
         ``read`` takes the tensors that are wanted, on the meta device, and returns theirs.
         """
         super().__init__()
+        self.check(config)
         self.config = config
         # Built without storage: torch's own initialisation would use the global generator,
         # and weights that are read are checked before anything is allocated.
         with torch.device("meta"):
-            self.reformer = Reformer(config)
+            self.reformer = self.trunk(config)
             self.head = self.build_head(config)
         if read is None:
             self.to_empty(device="cpu")
@@ -47,6 +50,14 @@ class PretrainedReformer(nn.Module):
         model.training = reformer.training
         model._num_draws = 0
         return model
+
+    @classmethod
+    def check(cls, config: ReformerConfig) -> None:
+        """ConfigError for an encoder where the model has none."""
+        if config.encoder_layers is not None and cls.trunk is Reformer:
+            raise ConfigError(
+                f"encoder_layers is given, but {cls.__name__} has no encoder: leave it out"
+            )
 
     @classmethod
     def build_head(cls, config: ReformerConfig) -> nn.Module:

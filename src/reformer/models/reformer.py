@@ -12,7 +12,7 @@ from reformer.models.chunk_padding import pad_to_chunks
 from reformer.nn.append import append_to_stack
 from reformer.nn.cache import CacheError, DecodeCache
 from reformer.nn.embedding import Embedding
-from reformer.nn.record import layer_records
+from reformer.nn.record import Memory, layer_records
 from reformer.nn.reversible import ReversibleBlock, reversible_stack
 
 
@@ -28,19 +28,26 @@ class MeanNorm(nn.LayerNorm):
         return super().forward((first + second) / 2)
 
 
+def final_norm(config: ReformerConfig) -> nn.LayerNorm:
+    """The norm of a stack's end: [.., 2 D] to [.., features_size]."""
+    kind = nn.LayerNorm if config.streams_end == "concatenated" else MeanNorm
+    return kind(config.features_size, eps=config.norm_epsilon)
+
+
 class Reformer(nn.Module):
     """Token ids to the two final streams, side by side [B, L, 2 D].
 
     ``norm`` is for the head: applied slice by slice there, it never costs a second [L, 2 D].
     """
 
+    block: type[ReversibleBlock] = ReversibleBlock
+
     def __init__(self, config: ReformerConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
-        self.blocks = nn.ModuleList(ReversibleBlock(config, layer) for layer in config.layers)
-        kind = nn.LayerNorm if config.streams_end == "concatenated" else MeanNorm
-        self.norm = kind(config.features_size, eps=config.norm_epsilon)
+        self.blocks = nn.ModuleList(self.block(config, layer) for layer in config.layers)
+        self.norm = final_norm(config)
 
     def forward(
         self,
@@ -57,17 +64,29 @@ class Reformer(nn.Module):
         draw: None switches dropout off and fixes the hash rotations; a number names this
         pass's dropout masks and rotations. Returns [B, L, 2 D], before ``norm``.
         """
+        return self.through(self.blocks, self.config, input_ids, segment_ids, positions, draw)
+
+    def through(
+        self,
+        blocks: nn.ModuleList,
+        config: ReformerConfig,
+        input_ids: Tensor,
+        segment_ids: Tensor | None,
+        positions: Tensor | None,
+        draw: int | None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """The tokens' embeddings through a stack of this config; memory: what a decoder's blocks
+        attend to."""
         self._check(input_ids)
         if positions is None:
             positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         length = input_ids.shape[1]
-        input_ids, segment_ids, positions = pad_to_chunks(
-            self.config, input_ids, segment_ids, positions
-        )
-        records = layer_records(self.config, draw, segment_ids, positions)
+        input_ids, segment_ids, positions = pad_to_chunks(config, input_ids, segment_ids, positions)
+        records = layer_records(config, draw, segment_ids, positions)
         embedded = self.embedding(input_ids, positions)
-        blocks = cast("list[ReversibleBlock]", list(self.blocks))
-        out = reversible_stack(embedded, blocks, records, self.config.streams)
+        stack = cast("list[ReversibleBlock]", list(blocks))
+        out = reversible_stack(embedded, stack, records, config.streams, memory)
         # A slice of the whole would cost its gradient a copy.
         return out if out.shape[1] == length else out[:, :length]
 

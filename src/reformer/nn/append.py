@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from reformer.nn.attention import FullSelfAttention, LSHSelfAttention
 from reformer.nn.cache import DecodeCache, LayerGrowth, LayerHashing
-from reformer.nn.reversible import ReversibleBlock
+from reformer.nn.reversible import ReversibleBlock, steps
 from reformer.nn.streams import ExactStreams, FloatStreams, StreamRangeError, Streams
 from reformer.ops.append_layer import (
     ATTENTION_OUT_OF_RANGE,
@@ -37,15 +37,14 @@ def append_to_stack(
     if kind != "float" and len(x) <= MOST_TOKENS and all(map(_is_plain, blocks)):
         return _append_natively(x, blocks, cache, counts, positions)
     streams: Streams = FloatStreams(x.dtype) if kind == "float" else ExactStreams(x.dtype)
-    first, second = streams.open(x), streams.open(x)
-    for index, block in enumerate(blocks):
-        sequences = [row.layers[index] for row in cache.rows]
-        growth = LayerGrowth(sequences, counts, positions, cache.hashing[index])
-        out = block.attention.append(block.attention_norm(streams.read(second)), growth)
-        streams.add(first, out, f"the attention of layer {index}")
-        out = block.feed_forward(block.feed_forward_norm(streams.read(first)))
-        streams.add(second, out, f"the feed_forward of layer {index}")
-    return torch.cat((streams.read(first), streams.read(second)), dim=-1)
+    pair = streams.open(x), streams.open(x)
+    for layer, branch, source, target in steps(blocks):
+        sequences = [row.layers[layer] for row in cache.rows]
+        memories = [row.memory[layer] for row in cache.rows if row.memory]
+        growth = LayerGrowth(sequences, counts, positions, cache.hashing[layer], memories)
+        out = blocks[layer].append(streams.read(pair[source]), branch, growth)
+        streams.add(pair[target], out, f"the {branch} of layer {layer}")
+    return torch.cat([streams.read(stream) for stream in pair], dim=-1)
 
 
 def _append_natively(
@@ -80,6 +79,8 @@ def _append_natively(
 
 def _is_plain(block: ReversibleBlock) -> bool:
     """Whether a block is nothing but its weights, and those the native kernel's kind."""
+    if block.branches != ReversibleBlock.branches:
+        return False
     attention, feed_forward = block.attention, block.feed_forward
     modules = [block.attention_norm, block.feed_forward_norm, attention, feed_forward]
     linears = [*attention.children(), *feed_forward.children()]

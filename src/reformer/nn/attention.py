@@ -30,7 +30,7 @@ def self_attention(
     return FullSelfAttention(config, layer)
 
 
-class _Heads(nn.Module):
+class Heads(nn.Module):
     """Projections into heads and back."""
 
     def __init__(self, config: ReformerConfig) -> None:
@@ -57,7 +57,7 @@ class _Heads(nn.Module):
         return self.output(x.transpose(1, 2).reshape(batch, length, -1))
 
 
-class LSHSelfAttention(_Heads):
+class LSHSelfAttention(Heads):
     """Attention within hash buckets; one projection serves as query and key."""
 
     def __init__(self, config: ReformerConfig, layer: LSH) -> None:
@@ -124,7 +124,7 @@ class LSHSelfAttention(_Heads):
         return self.output(out.flatten(1))
 
 
-class LocalSelfAttention(_Heads):
+class LocalSelfAttention(Heads):
     """Sliding-window attention with separate queries and keys."""
 
     def __init__(self, config: ReformerConfig, layer: Local) -> None:
@@ -157,7 +157,7 @@ class LocalSelfAttention(_Heads):
         return _append(self, x, growth, self.layer.window_length)
 
 
-class FullSelfAttention(_Heads):
+class FullSelfAttention(Heads):
     """Exact attention over the whole sequence: the same op with a window that covers it."""
 
     def __init__(self, config: ReformerConfig, layer: Full) -> None:

@@ -7,7 +7,7 @@ put together with others, copied (``fork``) and shortened (``truncate``) exactly
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -32,6 +32,13 @@ class LayerHashing:
     factors: tuple[int, ...]
 
 
+class ProjectedMemory(NamedTuple):
+    """What one layer of a decoder reads of an encoder's output: [H, S, K] each."""
+
+    key: Tensor
+    value: Tensor
+
+
 @dataclass
 class CachedSequence:
     """One sequence: its token ids and what each layer keeps of them."""
@@ -40,6 +47,8 @@ class CachedSequence:
     layers: list[LinkedTokens | SegmentedStore]
     undo_length: int
     """How many of the last tokens can be taken back; layers with a window forget older ones."""
+    memory: tuple[ProjectedMemory, ...] = ()
+    """In a decoder, for each layer: made once, never changed, and shared by forks."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -47,7 +56,7 @@ class CachedSequence:
     def fork(self) -> "CachedSequence":
         """An independent copy; what is held now is shared, not copied."""
         layers = [layer.fork() for layer in self.layers]
-        return CachedSequence(list(self.input_ids), layers, self.undo_length)
+        return CachedSequence(list(self.input_ids), layers, self.undo_length, self.memory)
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from number ``length`` on, as if they had never been appended."""
@@ -68,7 +77,8 @@ class CachedSequence:
     @property
     def num_bytes(self) -> int:
         """Memory of the stores, in bytes; what forks share is counted for each."""
-        return sum(
+        memory = sum(part.nbytes for projected in self.memory for part in projected)
+        return memory + sum(
             layer.num_bytes if isinstance(layer, SegmentedStore)
             else layer.store.num_bytes + layer.last.nbytes
             for layer in self.layers
@@ -85,6 +95,8 @@ class LayerGrowth:
     positions: Tensor
     """Where each new token stands in its sequence: int64 [T]."""
     layer_hashing: LayerHashing | None
+    memories: Sequence[ProjectedMemory] = ()
+    """In a decoder, what each sequence's tokens attend to."""
 
     @property
     def linked(self) -> list[LinkedTokens]:

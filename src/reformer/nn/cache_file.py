@@ -29,6 +29,8 @@ _FORMAT = 1
 
 def save_cache(cache: DecodeCache, folder: str | os.PathLike[str]) -> None:
     """Write the cache into ``folder``, which is made if needed."""
+    if any(row.memory for row in cache.rows):
+        raise CacheError("a decoder's cache cannot be saved: it is made anew from its source")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}

@@ -5,11 +5,21 @@ of forward passes can be under way at once.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from reformer.config import ReformerConfig
 from reformer.ops.randomness import derive_seed
+
+
+class Memory(NamedTuple):
+    """What a decoder's layers attend to: an encoder's output."""
+
+    hidden: Tensor
+    """[B, S, F], with F the config's ``features_size``."""
+    is_token: Tensor | None = None
+    """bool [B, S], False for padding; None where there is none."""
 
 
 @dataclass
@@ -26,6 +36,8 @@ class LayerRecord:
     """[L] or [B, L]."""
     buckets: Tensor | None = None
     """[B, H, R, L] in the smallest integer type, once the layer has hashed."""
+    memory: Memory | None = None
+    """In a decoder, what the layer attends to beside its own sequence."""
 
 
 def layer_records(

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -183,10 +183,11 @@ class Sharded(_Together):
         # Nothing of ours writes into what a layer returns.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(device.type, (self.count,))
-        for block in cast("list[ReversibleBlock]", list(model.reformer.blocks)):
-            # The backward rebuilds and differentiates one branch of a block, then the other.
-            fully_shard([block.attention_norm, block.attention], mesh=mesh)
-            fully_shard([block.feed_forward_norm, block.feed_forward], mesh=mesh)
+        for block in [m for m in model.modules() if isinstance(m, ReversibleBlock)]:
+            # The backward rebuilds and differentiates one branch of a block after the other.
+            for branch in block.branches:
+                parts = [getattr(block, name) for name in (f"{branch}_norm", branch)]
+                fully_shard(parts, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
 
