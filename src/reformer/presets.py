@@ -146,16 +146,31 @@ def image64() -> Preset:
     return config, dataclasses.replace(settings, batch_size=1, image_shape=(64, 64, 3))
 
 
+def signal() -> Preset:
+    """Sound, genomes and series of numbers: parts of 4,096 values, local attention and LSH."""
+    config, settings = image()
+    local, lsh = Local(window_length=128, rotary_base=10000.0), LSH(num_hashes=4, window_length=32)
+    config = dataclasses.replace(
+        config,
+        vocab_size=256,
+        max_length=4096,
+        layers=(local, lsh, local, lsh),
+        axial_shape=None,
+        position_scale=0.1,
+    )
+    settings = dataclasses.replace(settings, task="signal", batch_size=2, evaluate_tokens=32768)
+    return config, settings
+
+
 def classify() -> Preset:
     """Texts of up to 4,096 tokens into classes, from both sides: local attention and LSH."""
-    rotary = 10000.0
     config = ReformerConfig(
         hidden_size=128,
         feed_forward_size=256,
         num_heads=2,
         head_size=64,
         max_length=4096,
-        layers=(Local(16, rotary_base=rotary), LSH(2, 32), Local(32, rotary_base=rotary)),
+        layers=(Local(4, rotary_base=10.0), LSH(2, 32), Local(16, rotary_base=100.0)),
         causal=False,
     )
     settings = TrainingSettings(
@@ -217,6 +232,45 @@ def qa() -> Preset:
         final_learning_rate=0.02,
         evaluate_every=200,
         evaluate_tokens=524288,
+        save_every=200,
+    )
+    return config, settings
+
+
+def find() -> Preset:
+    """Passages found again in parts of documents of 512 tokens: what qa can start from."""
+    config, settings = qa()
+    config = dataclasses.replace(config, max_length=512)
+    settings = dataclasses.replace(settings, task="find", steps=1000, batch_size=8)
+    return config, settings
+
+
+def seq2seq() -> Preset:
+    """A text from a text, up to 512 tokens each: translations, summaries, answers."""
+    # A window of 128 sees all of a sentence; for documents, put LSH layers between.
+    # The encoder is the deeper one: it runs once, the decoder for every token.
+    local = Local(window_length=128, rotary_base=10000.0)
+    config = ReformerConfig(
+        hidden_size=128,
+        feed_forward_size=384,
+        num_heads=2,
+        head_size=64,
+        max_length=512,
+        layers=(local, local),
+        encoder_layers=(local, local, local),
+        # One embedding a position: the decoder finds its place in the source by them.
+        axial_shape=(2048,),
+        position_scale=1.0,
+    )
+    settings = TrainingSettings(
+        task="seq2seq",
+        steps=2000,
+        batch_size=32,
+        learning_rate=2e-3,
+        warmup_steps=200,
+        final_learning_rate=0.02,
+        evaluate_every=200,
+        evaluate_tokens=32768,
         save_every=200,
     )
     return config, settings
@@ -294,8 +348,11 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "tag": tag,
     "masked": masked,
     "qa": qa,
+    "find": find,
     "image": image,
     "image64": image64,
+    "signal": signal,
+    "seq2seq": seq2seq,
     "enwik8": enwik8,
     "novel-512k": novel_512k,
     "million": million,
@@ -307,10 +364,13 @@ TASK_PRESETS: dict[str, str] = {
     "dialogue": "dialogue",
     "copy": "copy",
     "image": "image",
+    "signal": "signal",
+    "seq2seq": "seq2seq",
     "classify": "classify",
     "tag": "tag",
     "masked": "masked",
     "qa": "qa",
+    "find": "find",
 }
 """Where a task starts from when no preset is named."""
 

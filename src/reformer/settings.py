@@ -9,7 +9,10 @@ from typing import Any, Literal, get_args
 
 from reformer.checks import ConfigError, require_choice, require_count
 
-Task = Literal["text", "dialogue", "copy", "image", "classify", "qa", "tag", "masked", "signal"]
+Task = Literal[
+    "text", "dialogue", "copy", "image", "classify", "qa", "find", "tag", "masked", "signal",
+    "seq2seq",
+]
 Precision = Literal["float32", "bfloat16"]
 Gradients = Literal["kept", "freed", "twice"]
 
@@ -21,9 +24,11 @@ class TrainingSettings:
     task: Task = "text"
     """What to learn: "text" (files), "dialogue" (conversations as JSON lines, the assistant's part
     of them), "copy" (the paper's duplication task), "image" (pictures), "classify" (texts with
-    labels, as CSV or JSON lines), "qa" (questions on documents, as SQuAD's JSON),
+    labels, as CSV or JSON lines), "qa" (questions on documents, as SQuAD's JSON), "find"
+    (passages of documents, for models that then learn "qa"),
     "tag" (words with tags, as CoNLL's columns or JSON lines), "masked" (hidden spans of files,
-    for models that read both ways), or "signal" (sound, genomes, series of numbers)."""
+    for models that read both ways), "signal" (sound, genomes, series of numbers), or "seq2seq"
+    (pairs of texts, as lines with a tab or JSON lines)."""
     image_shape: tuple[int, int, int] | None = None
     """Pictures: cut and scale them to so many rows, columns and channels (1 grey, 3 colour).
     Without it they must all have one shape."""

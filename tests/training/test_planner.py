@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from reformer.config import ConfigError
+from reformer.models.encoder_decoder import ReformerEncoderDecoder
 from reformer.models.language import ReformerForCausalLM
 from reformer.presets import PRESETS
 from reformer.training.planner import (
@@ -22,6 +23,17 @@ from tests.training.conftest import CONFIG, SETTINGS
 def test_parameters_are_those_of_the_model(config: object) -> None:
     model = ReformerForCausalLM(config)  # type: ignore[arg-type]
     assert count_parameters(config) == sum(p.numel() for p in model.parameters())  # type: ignore[arg-type]
+
+
+def test_an_encoder_is_counted_too() -> None:
+    config, settings = PRESETS["seq2seq"]()
+    model = ReformerEncoderDecoder(config)
+    assert count_parameters(config) == sum(p.numel() for p in model.parameters())
+    alone = replace(config, encoder_layers=None)
+    assert plan(config, settings).total > plan(alone, settings).total
+    deep = replace(config, encoder_layers=(config.encoder_layers or ()) * 4)
+    more = plan(deep, settings).total - plan(config, settings).total
+    assert more == 4 * 4 * (count_parameters(deep) - count_parameters(config))
 
 
 def test_reversible_layers_cost_parameters_and_buckets_only() -> None:

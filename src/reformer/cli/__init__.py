@@ -23,6 +23,7 @@ _COMMANDS = {
     "chat": "talk with a model in the terminal",
     "ask": "answer a question from a document",
     "classify": "label texts",
+    "translate": "write a text from each line: translations, summaries",
     "serve": "a model behind HTTP, with OpenAI's routes and a page",
     "plan": "memory that a training run would need, term by term",
     "presets": "list the named models",
@@ -112,7 +113,7 @@ def _understand(command: str, words: list[str]) -> Any:
     """The command's arguments. Of torchrun's processes, which all have the same words, the first
     says what is wrong with them; torchrun then ends the others, which wait for that.
     """
-    from reformer.cli.arguments import parse_command
+    from reformer.cli.understand import parse_command
 
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
         return parse_command(command, words)

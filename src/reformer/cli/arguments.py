@@ -1,15 +1,12 @@
 """What each command accepts: dataclasses, and nothing that takes long to import."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from reformer.cli.model_flags import ModelArguments, defaults, peek
-from reformer.cli.parsing import parse
-from reformer.presets import TASK_PRESETS, preset
+from reformer.cli.model_flags import ModelArguments
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Inputs = Positional[Annotated[tuple[str, ...], arg(metavar="INPUT…")]]
@@ -138,6 +135,27 @@ class DrawArguments(SamplingArguments):
 
 
 @dataclass(frozen=True)
+class ExtendArguments(SamplingArguments):
+    """Continue a signal, with a model trained by `reformer train --task signal`.
+
+    The result is a file of the same kind: the signal as the model sees it, and what follows.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """The signal to continue; the model sees the end of it, as long as its sequences."""
+    values: int = 1000
+    """Values to write: samples, letters or numbers."""
+    out: Path | None = None
+    """File to write, never overwritten; by default RUN/extended-1 with the ending of FILE, -2, …"""
+    temperature: float = field(default=1.0, kw_only=True)
+    """Below 1: safer; above 1: wilder; 0: always the likeliest value."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
 class ChatArguments(SamplingArguments):
     """Talk with a model. Lines that begin with / are commands; /help lists them."""
 
@@ -182,6 +200,39 @@ class ClassifyArguments:
     json: bool = False
     """Print one JSON object per text: line, labels (or values), and scores, the probability of
     each label."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class TranslateArguments:
+    """Write a text from each line, with a model trained by `reformer train --task seq2seq`.
+
+    One line in, one line out, as soon as it is written. Of .jsonl and .csv files each record's
+    source is read, of .tsv files what stands before the tab.
+    """
+
+    run: RunFolder
+    """Run or model folder."""
+    file: Positional[Annotated[str, arg(metavar="FILE")]] = "-"
+    """The lines; - reads standard input."""
+    num_beams: int | None = None
+    """Search for the likeliest text with so many beams, instead of taking the likeliest token at
+    each step."""
+    length_penalty: float = 1.0
+    """Beams' scores are divided by length^length_penalty: above 1, longer texts."""
+    max_new_tokens: int | None = None
+    """Longest text, in tokens; by default all that the model supports."""
+    temperature: float = 0.0
+    """0: always the likeliest token; up to 1 or above: drawn."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """The same seed draws the same text."""
+    batch_size: int = 16
+    """Lines that are written together; at a terminal, and with beams, one."""
+    json: bool = False
+    """Print one JSON object per line: line, target, finish_reason, with beams log_probability."""
     device: DeviceName = "auto"
     """Where to compute; auto takes a GPU when there is one."""
 
@@ -294,7 +345,7 @@ class BenchArguments:
     repeats: int = 3
     """Turns of each; the median counts."""
     most_seconds: float = 10.0
-    """Who needs longer for one turn sits out the longer sequences."""
+    """Who needs longer for one turn has no second one."""
     full: bool = False
     """Also measure arithmetic rates, a million tokens, peak memory, and whole training steps."""
     out: Path = Path("bench")
@@ -341,46 +392,3 @@ class ReproduceArguments:
     """Folder for the results, and for what goes on from them."""
     json: bool = False
     """Print the JSON instead of a table."""
-
-
-_ARGUMENTS: dict[str, Any] = {
-    "train": TrainArguments,
-    "evaluate": EvaluateArguments,
-    "generate": GenerateArguments,
-    "draw": DrawArguments,
-    "chat": ChatArguments,
-    "ask": AskArguments,
-    "classify": ClassifyArguments,
-    "serve": ServeArguments,
-    "plan": PlanArguments,
-    "presets": PresetsArguments,
-    "tokenizer train": TokenizerArguments,
-    "inspect": InspectArguments,
-    "bench": BenchArguments,
-    "reproduce": ReproduceArguments,
-    "convert": ConvertArguments,
-    "doctor": DoctorArguments,
-}
-
-
-def parse_command(command: str, words: Sequence[str]) -> Any:
-    """The command's arguments; presets and runs that go on give the defaults of their flags."""
-    cls = _ARGUMENTS[command]
-    default = cls(**_defaults(words)) if issubclass(cls, ModelArguments) else None
-    return parse(cls, command, words, default)
-
-
-def _defaults(words: Sequence[str]) -> dict[str, Any]:
-    early = peek(words)
-    name = early.preset or TASK_PRESETS.get(early.task, "novel")
-    if early.init is not None and not early.resume:
-        from reformer.models.store import read_config
-
-        _, config = read_config(early.init)
-        return defaults(name, (config, preset(name)[1]))
-    if not early.resume:
-        return defaults(name, preset(name))
-    from reformer.training.run import find_run
-
-    description = find_run(RUNS, early.out, name).description
-    return defaults(description.preset, (description.config, description.settings))

@@ -21,7 +21,7 @@ _LAYERS: dict[str, Layer] = {"local": Local(rotary_base=10000.0), "lsh": LSH(), 
 _TYPES: dict[str, type[Layer]] = {"local": Local, "lsh": LSH, "full": Full}
 
 
-_NOT_FLAGS = ("layers", "causal", "head_bias", "labels", "origin")
+_NOT_FLAGS = ("layers", "encoder_layers", "causal", "head_bias", "labels", "origin")
 """Fields that are no single word, or mean nothing to a language model trained from scratch."""
 
 
@@ -55,6 +55,8 @@ class ModelArguments:
     layers: tuple[LayerKind, ...] | None = None
     """One attention type per layer, such as `--layers local lsh local lsh`; settings within a
     type stay the preset's."""
+    encoder_layers: tuple[LayerKind, ...] | None = None
+    """The same for the encoder, in models that have one."""
     num_hashes: int | None = None
     """Rounds of hashing in every LSH layer."""
     model: ModelFields = dataclasses.field(default_factory=ModelFields)  # type: ignore[valid-type]
@@ -65,11 +67,14 @@ class ModelArguments:
         """The model's config with ``--layers`` and ``--num-hashes`` applied."""
         names = [field.name for field in dataclasses.fields(ReformerConfig)]
         config = ReformerConfig(**{name: getattr(self.model, name) for name in names})
+        known = dict(_LAYERS) | {_kind(layer): layer for layer in reversed(config.all_layers)}
         if self.layers is not None:
-            known = dict(_LAYERS) | {_kind(layer): layer for layer in reversed(config.layers)}
             config = dataclasses.replace(config, layers=tuple(known[k] for k in self.layers))
+        if self.encoder_layers is not None:
+            encoder = tuple(known[k] for k in self.encoder_layers)
+            config = dataclasses.replace(config, encoder_layers=encoder)
         if self.num_hashes is not None:
-            if not any(isinstance(layer, LSH) for layer in config.layers):
+            if not any(isinstance(layer, LSH) for layer in config.all_layers):
                 raise ConfigError("num_hashes is given, but the model has no LSH layer")
             config = config.with_num_hashes(self.num_hashes)
         return config
@@ -81,7 +86,11 @@ def _kind(layer: Layer) -> str:
 
 def layer_kinds(config: ReformerConfig) -> str:
     """The layers for people, such as "local, lsh, local, lsh"."""
-    return ", ".join(_kind(layer) for layer in config.layers)
+    kinds = ", ".join(_kind(layer) for layer in config.layers)
+    if config.encoder_layers is None:
+        return kinds
+    encoder = ", ".join(_kind(layer) for layer in config.encoder_layers)
+    return f"encoder {encoder}; decoder {kinds}"
 
 
 def defaults(name: str, preset: Preset) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def _create(arguments: TrainArguments, processes: Processes) -> Run:
     settings = arguments.training
     kind = task_kind(settings.task)
     config = kind.config(arguments.config())
+    kind.model.check(config)
     inputs = kind.inputs(arguments.inputs)
     if arguments.validation and not inputs:
         raise InputError(f"the {settings.task} task makes its own data: name no --validation file")

@@ -8,11 +8,12 @@ import gzip
 import lzma
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 _SNIFFED = 8192
+_COMPRESSED = {".gz", ".xz", ".zst"}
 
 
 class InputError(ValueError):
@@ -31,6 +32,36 @@ def find_files(inputs: Sequence[str | Path]) -> list[Path]:
     a glob for the files that it matches; a file for itself, whatever it holds.
     """
     return [file for item in inputs for file in _files_of(str(item))]
+
+
+def find_files_like(
+    inputs: Sequence[str | Path], is_wanted: Callable[[Path], bool], wanted: str
+) -> list[Path]:
+    """The same, but a folder stands for the files below it with ``is_wanted(path in it)``.
+
+    wanted: what they hold, for the error when a folder has none.
+    """
+    return [file for item in inputs for file in _files_like(item, is_wanted, wanted)]
+
+
+def _files_like(item: str | Path, is_wanted: Callable[[Path], bool], wanted: str) -> list[Path]:
+    folder = Path(item)
+    if not folder.is_dir():
+        return find_files([item])
+    files = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and path.is_file() and is_wanted(inside):
+            files.append(path)
+    if not files:
+        raise InputError(f"the folder {folder} holds no {wanted}")
+    return files
+
+
+def ending_of(file: Path) -> str:
+    """The last ending of a file's name, but that of its compression."""
+    return Path(file.stem).suffix if file.suffix in _COMPRESSED else file.suffix
 
 
 def _files_of(item: str) -> list[Path]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reformer.data.files import InputError, read_file
+from reformer.data.files import InputError, ending_of, read_file
 
-_COMPRESSED = {".gz", ".xz", ".zst"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = {".jsonl", ".ndjson"}
 _LONGEST_FIELD = 1 << 26
@@ -39,7 +38,7 @@ class Record:
 
 def holds_records(file: Path) -> bool:
     """Whether the file's name says that it holds records."""
-    return _ending(file) in _DELIMITERS.keys() | _JSON_LINES
+    return ending_of(file) in _DELIMITERS.keys() | _JSON_LINES
 
 
 def read_records(files: Sequence[Path]) -> Iterator[Record]:
@@ -48,7 +47,7 @@ def read_records(files: Sequence[Path]) -> Iterator[Record]:
     InputError names the file and the line that cannot be read.
     """
     for file in files:
-        ending = _ending(file)
+        ending = ending_of(file)
         if not holds_records(file):
             raise InputError(f"{file} must be .csv, .tsv or .jsonl, also with .gz, .xz or .zst")
         text = read_text(file)
@@ -90,10 +89,6 @@ def kept_records(folder: Path, name: str) -> list[Record]:
 
 def _kept(folder: Path, name: str) -> Path:
     return folder / f"{name}.jsonl"
-
-
-def _ending(file: Path) -> str:
-    return Path(file.stem).suffix if file.suffix in _COMPRESSED else file.suffix
 
 
 def _json_lines(text: str, file: Path) -> Iterator[Record]:

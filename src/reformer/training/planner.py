@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from reformer.config import LSH, ConfigError, Layer, ReformerConfig
+from reformer.config import LSH, ConfigError, Full, Layer, ReformerConfig
+from reformer.models.encoder_decoder import EncoderDecoder
 from reformer.models.reformer import Reformer
 from reformer.ops.hashing import default_num_buckets, smallest_integer
 from reformer.settings import TrainingSettings
@@ -60,8 +61,9 @@ def count_parameters(config: ReformerConfig) -> int:
 
 def _tensor_sizes(config: ReformerConfig) -> list[int]:
     """The numbers in each of that model's parameters."""
+    kind = Reformer if config.encoder_layers is None else EncoderDecoder
     with torch.device("meta"):
-        trunk = Reformer(config)
+        trunk = kind(config)
     head = [config.features_size * config.vocab_size, config.vocab_size]
     return [parameter.numel() for parameter in trunk.parameters()] + head
 
@@ -95,8 +97,11 @@ def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
         ),
         Term("buckets", work.buckets(), "of each LSH layer, kept so that it hashes once"),
     ]
+    if config.encoder_layers is not None:
+        size = 2 * work.stream + 3 * work.features
+        terms.append(Term("encoder", size, "its streams, its output, and the gradient of that"))
     if config.streams == "stored":
-        stored = sum(work.stored(layer) for layer in config.layers)
+        stored = sum(work.stored(layer) for layer in config.all_layers)
         terms.append(Term("stored activations", stored, "of every layer; streams='exact': none"))
     name, size, explanation = max(work.phases(), key=lambda phase: phase[1])
     terms += [
@@ -122,15 +127,18 @@ class _Work:
         self.low_precision = settings.precision == "bfloat16"
         self.is_stored = config.streams == "stored"
         self.stream = positions * config.hidden_size * _FLOAT
+        self.features = positions * config.features_size * _FLOAT
         self.in_slice = min(positions, config.slice_length)
         number = 2 if self.low_precision else _FLOAT
         self.heads = positions * config.num_heads * config.head_size * number
 
     def phases(self) -> list[tuple[str, int, str]]:
         """(name, bytes, explanation) of what may be the peak."""
-        attention = max(self.attention(layer) for layer in self.config.layers)
+        attention = max(self.attention(layer) for layer in self.config.all_layers)
         # The last layer still has both gradients from the loss beside the first of its own.
         attention = max(attention, self.attention(self.config.layers[-1]) + self.stream)
+        if self.config.encoder_layers is not None:
+            attention = max(attention, self.attention(Full()) + 2 * self.features)
         return [
             ("attention", attention, "one layer's activations in all heads, and their gradients"),
             ("feed-forward", self.feed_forward(), f"{self.in_slice:,} positions at a time"),
@@ -201,7 +209,7 @@ class _Work:
         rounds = self.positions * self.config.num_heads
         return sum(
             rounds * layer.num_hashes * _bucket_bytes(self.config, layer)
-            for layer in self.config.layers
+            for layer in self.config.all_layers
             if isinstance(layer, LSH)
         )
 
