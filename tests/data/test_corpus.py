@@ -55,5 +55,5 @@ def test_finished_stores_are_used_again_without_the_text(tmp_path: Path) -> None
 def test_too_little_text_is_refused(tmp_path: Path, size: int) -> None:
     text = tmp_path / "text"
     text.write_bytes(b"a" * size)
-    with pytest.raises(InputError, match="more text"):
+    with pytest.raises(InputError, match="give more, or a --validation file"):
         prepare_corpus(tmp_path / "data", [text], None, ByteTokenizer(), 256)

@@ -34,27 +34,51 @@ def prepare_corpus(
 
     Without a validation file the stream is cut: its last 5 % are for validation.
     """
-    if has_store(folder, "train") and has_store(folder, "validation"):
-        return Corpus(open_store(folder, "train"), open_store(folder, "validation"))
+    if has_corpus(folder):
+        return open_corpus(folder)
     files = find_files(inputs)
     total = count_bytes(files)
-    chunks = read_files(files)
-    if validation is None:
-        head, tail = split_stream(chunks, total - total // VALIDATION_PART)
-    else:
+    held_out = None
+    if validation is not None:
         others = find_files([validation])
         count_bytes(others)
-        head, tail = chunks, read_files(others)
+        held_out = read_files(others)
+    return write_corpus(folder, read_files(files), total, held_out, tokenizer, vocab_size)
+
+
+def has_corpus(folder: Path) -> bool:
+    """Whether both stores are finished there."""
+    return has_store(folder, "train") and has_store(folder, "validation")
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """The stores of a finished corpus."""
+    return Corpus(open_store(folder, "train"), open_store(folder, "validation"))
+
+
+def write_corpus(
+    folder: Path,
+    chunks: Iterable[bytes],
+    num_bytes: int,
+    held_out: Iterable[bytes] | None,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+) -> Corpus:
+    """The stores of a stream of ``num_bytes``; without ``held_out`` its last 5 % are cut off."""
+    if held_out is None:
+        chunks, held_out = split_stream(chunks, num_bytes - num_bytes // VALIDATION_PART)
+        advice = "give more, or a --validation file"
+    else:
+        advice = "give more"
     corpus = Corpus(
-        write_store(folder, "train", head, tokenizer, vocab_size),
-        write_store(folder, "validation", tail, tokenizer, vocab_size),
+        write_store(folder, "train", chunks, tokenizer, vocab_size),
+        write_store(folder, "validation", held_out, tokenizer, vocab_size),
     )
     for name, store in (("training", corpus.train), ("validation", corpus.validation)):
         if len(store) < LEAST_TOKENS:
             raise InputError(
                 f"the input leaves {len(store)} tokens for {name}, and at least {LEAST_TOKENS} "
-                f"are needed: give more text"
-                + (" or a --validation file" if validation is None else "")
+                f"are needed: {advice}"
             )
     return corpus
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from reformer.data.files import InputError, find_files, read_file
+from reformer.data.files import InputError, find_files_like, read_file
 
 Picture = npt.NDArray[np.uint8]
 ImageShape = tuple[int, int, int]
@@ -30,23 +30,11 @@ _GREY_MODES = ("1", "L", "LA", "La", "I;16")
 
 def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     """Picture files; a folder stands for those below it, known by their names."""
-    return [file for item in inputs for file in _images_of(item)]
-
-
-def _images_of(item: str | Path) -> list[Path]:
-    folder = Path(item)
-    if not folder.is_dir():
-        return find_files([item])
-    files = [file for file in sorted(folder.rglob("*")) if _is_image(file.relative_to(folder))]
-    if not files:
-        raise InputError(f"the folder {folder} holds no pictures: PNG, JPEG or IDX files, say")
-    return files
+    return find_files_like(inputs, _is_image, "pictures: PNG, JPEG or IDX files, say")
 
 
 def _is_image(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    idx = any(name in path.name for name in _IDX_NAMES)
-    return not hidden and (idx or path.suffix.lower() in _SUFFIXES)
+    return path.suffix.lower() in _SUFFIXES or any(name in path.name for name in _IDX_NAMES)
 
 
 def open_images(files: Sequence[Path]) -> Iterator[tuple[str, ReadPicture]]:
