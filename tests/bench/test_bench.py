@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from reformer.bench import attention
 from reformer.bench.attention import arithmetic_rates, compare, memory, scaling
 from reformer.bench.contenders import Exact, OurLocal, Ours, Shape
-from reformer.bench.measure import peak_extra_bytes, time_by_turns
+from reformer.bench.measure import Measured, measure_by_turns, peak_extra_bytes, time_by_turns
 from reformer.bench.report import write_report
 
 SMALL = Shape(length=256, num_hashes=2, num_heads=2, head_size=16, window_length=32)
@@ -41,11 +42,31 @@ def test_who_is_too_slow_gets_one_turn_and_who_is_not_gets_all() -> None:
     assert turns["slow"] == 5
 
 
+def test_who_needs_too_much_sits_out_the_longer_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = (OurLocal("modest"), OurLocal("greedy"), OurLocal("slow"))
+    monkeypatch.setattr(attention, "CONTENDERS", contenders)
+    measured = {
+        "modest": Measured(10.0, 1_000_000),
+        "greedy": Measured(10.0, 4_000_000_001),
+        "slow": Measured(101.0, None),
+    }
+    monkeypatch.setattr(
+        attention, "measure_by_turns", lambda works, **_: {name: measured[name] for name in works}
+    )
+    rows = compare([8, 16], num_hashes=1, num_repeats=1, most_seconds=60, say=lambda _: None)
+    assert [row["contender"] for row in rows if row["length"] == 8] == list(measured)
+    assert [row["contender"] for row in rows if row["length"] == 16] == ["modest"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_peak_memory_sees_what_a_call_allocates_and_frees() -> None:
-    extra = peak_extra_bytes(lambda: torch.ones(50_000_000).sum())
-    assert extra is not None
-    assert 190e6 < extra < 300e6
+    def work() -> object:
+        return torch.ones(50_000_000).sum()
+
+    turns = measure_by_turns({"work": work}, num_repeats=1, most_seconds=60)
+    for extra in (peak_extra_bytes(work), turns["work"].peak_extra_bytes):
+        assert extra is not None
+        assert 190e6 < extra < 300e6
 
 
 def test_a_report_holds_every_row(tmp_path: Path) -> None:

@@ -15,7 +15,14 @@ from reformer.bench.contenders import (
     Shape,
     is_installed,
 )
-from reformer.bench.measure import Work, matmul_rate, peak_extra_bytes, time_by_turns
+from reformer.bench.measure import (
+    Measured,
+    Work,
+    matmul_rate,
+    measure_by_turns,
+    peak_extra_bytes,
+    time_by_turns,
+)
 
 CONTENDERS: tuple[Contender, ...] = (
     Ours("window"),
@@ -25,6 +32,9 @@ CONTENDERS: tuple[Contender, ...] = (
     HuggingFace(),
     ReformerPytorch(),
 )
+# Twice as many tokens take two to four times as long, and twice the memory.
+_MOST_SECONDS = 100.0
+_MOST_BYTES = 4 * 10**9
 Say = Callable[[str], None]
 Row = dict[str, Any]
 
@@ -39,7 +49,8 @@ def compare(
 ) -> list[Row]:
     """One row per length and contender: seconds forward, and forward + backward.
 
-    Whoever needs longer than ``most_seconds`` for one length sits out the longer ones.
+    Whoever needs longer than ``most_seconds`` has one turn only. Whoever needs longer than 100
+    seconds, or more than 4 GB, sits out the longer lengths.
     """
     rows: list[Row] = []
     out: set[str] = set()
@@ -55,7 +66,7 @@ def compare(
             num_repeats=num_repeats,
             most_seconds=most_seconds,
         )
-        both = time_by_turns(
+        both = measure_by_turns(
             {c.name: _forward_backward(c, shape) for c in present},
             num_repeats=num_repeats,
             most_seconds=most_seconds,
@@ -68,14 +79,18 @@ def compare(
                     "num_hashes": num_hashes,
                     "contender": name,
                     "forward_seconds": forward[name],
-                    "forward_backward_seconds": both[name],
-                    "peak_extra_bytes": peak_extra_bytes(_forward_backward(contender, shape)),
+                    "forward_backward_seconds": both[name].seconds,
+                    "peak_extra_bytes": both[name].peak_extra_bytes,
                 }
             )
-            if both[name] > most_seconds:
-                out.add(name)
+        out |= {name for name, measured in both.items() if _is_too_much(measured)}
         say(f"{length:>9,} tokens: {_summary(rows, length)}")
     return rows
+
+
+def _is_too_much(measured: Measured) -> bool:
+    peak = measured.peak_extra_bytes or 0
+    return measured.seconds > _MOST_SECONDS or peak > _MOST_BYTES
 
 
 def _summary(rows: Sequence[Row], length: int) -> str:

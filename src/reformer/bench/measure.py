@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,25 +15,52 @@ import torch
 Work = Callable[[], object]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Median seconds of a turn, and the most memory that the first one added."""
+
+    seconds: float
+    peak_extra_bytes: int | None
+
+
+def measure_by_turns(
+    works: Mapping[str, Work], *, num_repeats: int, most_seconds: float
+) -> dict[str, Measured]:
+    """Time and memory of each, all taking turns so that a noisy moment hits every one.
+
+    The first turn is for memory; its time counts only if it is longer than ``most_seconds``,
+    and then there are no others.
+    """
+    first = {name: _first_turn(work) for name, work in works.items()}
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(num_repeats):
+        for name, work in works.items():
+            if first[name].seconds <= most_seconds:
+                times[name].append(_seconds(work))
+    return {
+        name: Measured(statistics.median(times[name] or [one.seconds]), one.peak_extra_bytes)
+        for name, one in first.items()
+    }
+
+
 def time_by_turns(
     works: Mapping[str, Work], *, num_repeats: int, most_seconds: float
 ) -> dict[str, float]:
-    """Median seconds of each, all taking turns so that a noisy moment hits every one.
+    """The seconds of ``measure_by_turns``."""
+    measured = measure_by_turns(works, num_repeats=num_repeats, most_seconds=most_seconds)
+    return {name: one.seconds for name, one in measured.items()}
 
-    One untimed turn comes first. Who needs longer than ``most_seconds`` for a turn has that
-    one turn only.
-    """
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(num_repeats + 1):
-        for name, work in works.items():
-            if times[name] and times[name][0] > most_seconds:
-                continue
-            started = time.perf_counter()
-            work()
-            seconds = time.perf_counter() - started
-            if turn > 0 or seconds > most_seconds:
-                times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+
+def _first_turn(work: Work) -> Measured:
+    seconds: list[float] = []
+    peak = peak_extra_bytes(lambda: seconds.append(_seconds(work)))
+    return Measured(seconds[0] if seconds else _seconds(work), peak)
+
+
+def _seconds(work: Work) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def matmul_rate(size: int = 4096, num_repeats: int = 3) -> float:
@@ -52,9 +80,8 @@ def peak_extra_bytes(work: Work) -> int | None:
     ctypes.CDLL(None).malloc_trim(0)
     before = _status_bytes(status, "VmRSS")
     reset.write_text("5")
-    result = work()
+    work()
     peak = _status_bytes(status, "VmHWM")
-    del result
     return max(0, peak - before)
 
 

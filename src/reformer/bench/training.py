@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer.bench.contenders import HuggingFace, is_installed
-from reformer.bench.measure import Work, peak_extra_bytes, time_by_turns
+from reformer.bench.measure import Work, measure_by_turns
 from reformer.config import LSH, Local, ReformerConfig
 from reformer.models.language import ReformerForCausalLM
 from reformer.presets import preset
@@ -48,24 +48,27 @@ def training_steps(
         works = {"reformer-core": _step(ReformerForCausalLM(config), config)}
         if is_installed(HuggingFace()):
             works["Hugging Face"] = _step(_hugging_face(config), config)
-        seconds = time_by_turns(works, num_repeats=num_repeats, most_seconds=most_seconds)
-        for who, work in works.items():
+        measured = measure_by_turns(works, num_repeats=num_repeats, most_seconds=most_seconds)
+        for who, one in measured.items():
             rows.append(
                 {
                     "model": name,
                     "implementation": who,
-                    "seconds": seconds[who],
-                    "tokens_per_second": config.max_length / seconds[who],
-                    "peak_extra_bytes": peak_extra_bytes(work),
+                    "seconds": one.seconds,
+                    "tokens_per_second": config.max_length / one.seconds,
+                    "peak_extra_bytes": one.peak_extra_bytes,
                 }
             )
-            say(f"{name}: {who} {config.max_length / seconds[who]:,.0f} tokens a second")
+            say(f"{name}: {who} {config.max_length / one.seconds:,.0f} tokens a second")
     return rows
 
 
 def _step(model: nn.Module, config: ReformerConfig) -> Work:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # its state is part of the model, not of what a step adds
     rng = torch.Generator().manual_seed(0)
     input_ids = torch.randint(config.vocab_size, (1, config.max_length), generator=rng)
 
