@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +123,35 @@ def test_the_python_functions_agree_with_each_other(run: Path) -> None:
     assert drawn[0][0] == drawn[0][1]
     with pytest.raises(SamplingError, match="max_new_tokens is 17: this model writes from 1 to 16"):
         translate(model, tokenizer, ["a"], max_new_tokens=17)
+
+
+def test_two_processes_with_half_a_model_each_train_what_one_does(tmp_path: Path) -> None:
+    file, alone, parts = (
+        _write(tmp_path / "pairs.tsv", _pairs(60, 1)),
+        tmp_path / "a",
+        tmp_path / "b",
+    )
+    words = (
+        "train", file, "--task", "seq2seq", *SMALL, "--steps", 3, "--batch-size", 4,
+        "--evaluate-tokens", 60,
+    )  # fmt: skip
+    assert call(*words, "--accumulation-steps", 2, "--out", alone).code == 0
+    path = os.pathsep.join([os.getcwd(), *(entry for entry in sys.path if entry)])
+    torchrun = (
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "reformer", *words, "--sharded", "--out", parts,
+    )  # fmt: skip
+    done = subprocess.run(
+        [str(word) for word in torchrun], capture_output=True, text=True, timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows, others = (read_metrics(run / "metrics.jsonl") for run in (alone, parts))
+    for name in ("train_bits_per_byte", "gradient_norm"):
+        assert [row[name] for row in others] == pytest.approx([row[name] for row in rows], rel=1e-4)
+    assert "validation_exact_match" in rows[-1] and "validation_exact_match" not in others[-1]
+    kept = json.loads(call("evaluate", parts, "--json").out)
+    assert kept["bits_per_byte"] == pytest.approx(others[-1]["validation_bits_per_byte"], rel=0.3)
 
 
 def test_beams_find_the_likeliest_of_all_texts() -> None:

@@ -105,11 +105,11 @@ def _row(
     model: ReformerEncoderDecoder, tokenizer: Tokenizer, cache: DecodeCache, source: str
 ) -> CachedSequence:
     """A sequence that remembers the source and holds no tokens yet."""
-    ids = marked_row(source, tokenizer, model.config)
+    ids = marked_row(source, tokenizer, model.config).tolist()
     if len(ids) > model.config.max_length:
         ids = [*ids[: model.config.max_length - 1], model.mark]
     row = cache.new_row()
-    row.memory = model.reformer.remember([int(token_id) for token_id in ids])
+    row.memory = model.reformer.remember(ids)
     return row
 
 
