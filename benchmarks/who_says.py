@@ -3,7 +3,7 @@
 TRAIN and VALIDATION hold whole plays, with the speaker's name in bold before each speech and
 questions 'Who says: "…"'. This writes them with scenes, or plays, as documents, and the exact
 match of answers that need no model: the most frequent speaker of the document, the name nearest to
-the question (the document's first), and a search for the quotation's first words.
+the question (the document's first), and a search for the quotation, which needs no model at all.
 
     python benchmarks/who_says.py who-says-train.json.xz who-says-validation.json.xz --out scenes
     reformer tokenizer train scenes/train.json --vocab-size 4096 --out scenes/tokenizer.json
@@ -17,15 +17,17 @@ import json
 import lzma
 import re
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 _HEADING = re.compile(r"^#{2,3} ", re.MULTILINE)
 _SPEAKER = re.compile(r"^\*\*(.+?)\*\*", re.MULTILINE)
+_SPEECH = re.compile(r"^\*\*(.+?)\*\*[^\S\n]*\n((?:[^\n]+\n)+)", re.MULTILINE)
+_SHORTEST, _LONGEST = 20, 160
 _LEAST = 1000
 _OTHER_EVERY = 3
-_SEARCHED = 16
 
 Document = dict[str, Any]
 
@@ -41,6 +43,11 @@ def main() -> None:
     parser.add_argument("--by", choices=("scene", "play"), default="scene")
     parser.add_argument("--longest", type=int, default=25000, help="characters of a scene")
     parser.add_argument(
+        "--every-speech",
+        action="store_true",
+        help="train on all speeches of the training plays and on their first lines",
+    )
+    parser.add_argument(
         "--unanswerable", action="store_true", help="every third line from another play"
     )
     arguments = parser.parse_args()
@@ -48,6 +55,8 @@ def main() -> None:
     baselines = {}
     for name, path in (("train", arguments.train), ("validation", arguments.validation)):
         documents = _plays(path)
+        if name == "train" and arguments.every_speech:
+            documents = [{**play, "qas": list(_speeches(play))} for play in documents]
         if arguments.by == "scene":
             documents = [scene for play in documents for scene in _scenes(play, arguments.longest)]
         baselines[name] = _baselines(documents)
@@ -67,6 +76,22 @@ def main() -> None:
 def _plays(path: Path) -> list[Document]:
     articles = json.loads(lzma.decompress(path.read_bytes()))["data"]
     return [{"title": a["title"], **p} for a in articles for p in a["paragraphs"]]
+
+
+def _speeches(play: Document) -> Iterator[Document]:
+    """A question for every speech of a play, and for each beginning of it in whole lines."""
+    for speech in _SPEECH.finditer(play["context"]):
+        answer = {"text": speech[1], "answer_start": speech.start(1)}
+        lines = [line.strip() for line in speech[2].splitlines()]
+        for count in range(1, len(lines) + 1):
+            quotation = " ".join(lines[:count])
+            if _SHORTEST <= len(quotation) <= _LONGEST:
+                yield {
+                    "id": f"{play['title']}-{answer['answer_start']}-{count}",
+                    "question": f'Who says: "{quotation}"',
+                    "is_impossible": False,
+                    "answers": [answer],
+                }
 
 
 def _scenes(play: Document, longest: int) -> list[Document]:
@@ -112,23 +137,24 @@ def _baselines(documents: list[Document]) -> dict[str, float]:
     total = 0
     for document in documents:
         names = _SPEAKER.findall(document["context"])
+        searched = " ".join(document["context"].split())
+        most_frequent = Counter(names).most_common(1)[0][0]
         for question in document["qas"]:
             wanted = question["answers"][0]["text"]
             total += 1
-            hits["most_frequent_speaker"] += wanted == Counter(names).most_common(1)[0][0]
+            hits["most_frequent_speaker"] += wanted == most_frequent
             hits["nearest_name"] += wanted == names[0]
-            hits["search"] += wanted == _search(document["context"], question["question"])
+            hits["search"] += wanted == _search(searched, question["question"])
     names = ("most_frequent_speaker", "nearest_name", "search")
     sizes = {"documents": len(documents), "questions": total}
     return sizes | {name: round(100 * hits[name] / total, 2) for name in names}
 
 
 def _search(context: str, question: str) -> str:
-    """The speaker before the first place where the quotation's first words stand."""
-    quotation = question.split('"', 1)[1]
-    place = context.find(f"**  \n{quotation[:_SEARCHED]}")
-    before = _SPEAKER.findall(context[: place + 2]) if place >= 0 else []
-    return before[-1] if before else ""
+    """The speaker before the first place where the quotation stands; spaces are made alike."""
+    quotation = question.split('"', 1)[1].removesuffix('"')
+    place = context.find(f"** {quotation}")
+    return context[context.rfind("**", 0, place) + 2 : place] if place >= 0 else ""
 
 
 if __name__ == "__main__":

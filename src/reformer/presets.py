@@ -205,18 +205,12 @@ def qa() -> Preset:
     # A model that sees both sides must learn what is left and what is right, and an answer's ends
     # hang on it: it does so many times sooner with small windows and fast rotary angles.
     config = ReformerConfig(
-        hidden_size=128,
-        feed_forward_size=256,
+        hidden_size=64,
+        feed_forward_size=128,
         num_heads=2,
-        head_size=64,
+        head_size=32,
         max_length=32768,
-        layers=(
-            Local(4, rotary_base=10.0),
-            Local(8, rotary_base=10.0),
-            LSH(4, 32),
-            Local(8, rotary_base=10.0),
-            Local(16, rotary_base=100.0),
-        ),
+        layers=(Local(4, rotary_base=10.0), LSH(4, 32), Local(16, rotary_base=100.0)),
         causal=False,
         # Room for documents of 65,536 tokens, whatever the length that is trained: a model that
         # has learned from short parts goes on with longer ones.
@@ -225,11 +219,11 @@ def qa() -> Preset:
     )
     settings = TrainingSettings(
         task="qa",
-        steps=2000,
+        steps=1000,
         batch_size=4,
         learning_rate=2e-3,
-        warmup_steps=100,
-        final_learning_rate=0.02,
+        warmup_steps=50,
+        final_learning_rate=0.05,
         evaluate_every=200,
         evaluate_tokens=524288,
         save_every=200,
@@ -238,10 +232,12 @@ def qa() -> Preset:
 
 
 def find() -> Preset:
-    """Passages found again in parts of documents of 512 tokens: what qa can start from."""
+    """Passages found again in parts of documents of 128 tokens: what qa should start from."""
     config, settings = qa()
-    config = dataclasses.replace(config, max_length=512)
-    settings = dataclasses.replace(settings, task="find", steps=1000, batch_size=8)
+    config = dataclasses.replace(config, max_length=128)
+    settings = dataclasses.replace(
+        settings, task="find", steps=600, batch_size=16, learning_rate=3e-3, evaluate_tokens=65536
+    )
     return config, settings
 
 

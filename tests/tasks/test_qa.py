@@ -224,7 +224,21 @@ def test_a_model_learns_to_answer_and_to_say_that_there_is_no_answer(tmp_path: P
         (lambda v: {}, "data must be a list"),
         (lambda v: {"data": [{}]}, "data[0] is not in SQuAD's format: paragraphs"),
         (lambda v: {"data": []}, "holds no questions"),
+        (lambda v: "[" * 100000, "nested too deeply"),
+        (lambda v: '{"data":\n[,', "line 2: it is not JSON"),
         (lambda v: v["data"][1]["paragraphs"][0].pop("context") and v, "data[1].paragraphs[0]"),
+        (
+            lambda v: v["data"][0]["paragraphs"][0]["qas"].append("Where?") or v,
+            "data[0].paragraphs[0].qas[3] is not in SQuAD's format: question must be",
+        ),
+        (
+            lambda v: v["data"][0]["paragraphs"][0]["qas"][1].update(answers="1850") or v,
+            "data[0].paragraphs[0].qas[1] is not in SQuAD's format: answers must be a list",
+        ),
+        (
+            lambda v: v["data"][0]["paragraphs"][0]["qas"][1]["answers"].append("1850") or v,
+            "qas[1].answers[1] is not in SQuAD's format: text must be",
+        ),
         (
             lambda v: (
                 v["data"][0]["paragraphs"][0]["qas"][1]["answers"][0].update(answer_start=3) or v

@@ -6,6 +6,7 @@ learned from parts serves whole documents.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,13 +52,18 @@ class Reader:
     def question(self, text: str) -> Row:
         """The question's tokens between its marks; InputError when they are too many."""
         ids = encode_text(f"{_START}{' '.join(text.split())}{_END}", self.tokenizer)
-        most = min(self._room, self.max_length // 2)
+        most = self.most_question
         if len(ids) > most:
             raise InputError(
                 f"the question {text[:40]!r} has {len(ids)} tokens with its marks: in sequences of "
                 f"{self.max_length}, a question may have {most}"
             )
         return ids
+
+    @property
+    def most_question(self) -> int:
+        """How many tokens a question may have, with its marks."""
+        return min(self._room, self.max_length // 2)
 
     def document(self, text: str) -> PlacedTokens:
         """The document's tokens and their characters."""
@@ -82,7 +88,7 @@ class Reader:
         return self.max_length - len(question)
 
 
-class QuestionSource:
+class SpanSource(ABC):
     """Pages with the places of their answers; of a long document, random parts that hold it.
 
     An unanswerable question points at the sequence's first token.
@@ -90,11 +96,13 @@ class QuestionSource:
 
     unit = NATS
 
-    def __init__(self, questions: Questions, reader: Reader, seed: int) -> None:
-        self.questions, self.reader, self.seed = questions.questions, reader, seed
-        self.documents = [reader.document(text) for text in questions.documents]
-        for question in self.questions:
-            reader.question(question.text)
+    def __init__(self, documents: Sequence[str], reader: Reader, seed: int) -> None:
+        self.reader, self.seed = reader, seed
+        self.documents = [reader.document(text) for text in documents]
+
+    @abstractmethod
+    def question(self, number: int) -> Question:
+        """What sequence ``number`` asks, a function of the seed and the number."""
 
     def batch(self, first: int, count: int) -> Batch:
         rows = [self._row(number) for number in range(first, first + count)]
@@ -105,7 +113,7 @@ class QuestionSource:
         }
 
     def _row(self, number: int) -> tuple[Page, tuple[int, int]]:
-        question = self.questions[pick(number, len(self.questions), self.seed)]
+        question = self.question(number)
         document, ids = self.documents[question.document], self.reader.question(question.text)
         span = _answer(question, document)
         lowest, highest = 0, max(0, len(document) - self.reader.room(ids))
@@ -118,6 +126,19 @@ class QuestionSource:
             return page, (0, 0)
         shift = page.question_length - page.first
         return page, (span[0] + shift, span[1] + shift)
+
+
+class QuestionSource(SpanSource):
+    """Questions that people wrote, each once an epoch."""
+
+    def __init__(self, questions: Questions, reader: Reader, seed: int) -> None:
+        super().__init__(questions.documents, reader, seed)
+        self.questions = questions.questions
+        for question in self.questions:
+            reader.question(question.text)
+
+    def question(self, number: int) -> Question:
+        return self.questions[pick(number, len(self.questions), self.seed)]
 
 
 def _answer(question: Question, document: PlacedTokens) -> tuple[int, int] | None:

@@ -37,7 +37,7 @@ class QuestionAnsweringTask(TaskKind):
 
     def prepare(self, run: Run, *, length_fixed: bool, say: Callable[[str], None]) -> Task:
         config = run.description.config
-        reader = _reader(run)
+        reader = reader_of(run)
         require_vocabulary(reader.tokenizer, config.vocab_size)
         _keep(run)
         questions = Questions.kept(run.data, "train")
@@ -46,18 +46,21 @@ class QuestionAnsweringTask(TaskKind):
             QuestionSource(questions, reader, config.seed),
             self.validation(run),
             f"{len(questions.questions):,} questions on {len(questions.documents):,} documents",
-            lambda model: _show(run, model),
+            lambda model: show_answers(self.validation(run), model),
         )
 
     def validation(self, run: Run) -> "QuestionValidation":
         part_tokens = run.description.settings.evaluate_tokens
-        return QuestionValidation(Questions.kept(run.data, "validation"), _reader(run), part_tokens)
+        return QuestionValidation(
+            Questions.kept(run.data, "validation"), reader_of(run), part_tokens
+        )
 
     def validation_on(self, run: Run, inputs: Sequence[str]) -> "QuestionValidation":
-        return QuestionValidation(read_squad(find_files(inputs)), _reader(run), 1)
+        return QuestionValidation(read_squad(find_files(inputs)), reader_of(run), 1)
 
 
-def _reader(run: Run) -> Reader:
+def reader_of(run: Run) -> Reader:
+    """How the run's model reads."""
     return Reader(tokenizer_in(run.path), run.description.config)
 
 
@@ -142,8 +145,10 @@ def _percent(kind: str, scores: Sequence[tuple[float, float]]) -> dict[str, floa
     }
 
 
-def _show(run: Run, model: ReformerForQuestionAnswering) -> Iterator[str]:
-    validation = QuestionAnsweringTask().validation(run)
+def show_answers(
+    validation: QuestionValidation, model: ReformerForQuestionAnswering
+) -> Iterator[str]:
+    """Some questions, what the model answers, and what is right."""
     questions = validation.questions[:_SHOWN]
     for question, found in zip(questions, validation.answers(model, questions), strict=True):
         wanted = " / ".join(text for text, _ in question.answers[:1]) or "no answer"
