@@ -28,11 +28,11 @@ def _say(chat, text):
     return "".join(chat.reply(text))
 
 
-def _from_scratch(chat, number, model=MODEL):
+def _from_scratch(chat, number, model=MODEL, name=None):
     """The ids of answer ``number``, by one pass over everything before it."""
     before = chat.turns[:number]
     ids = ENCODER.start() + ([] if chat.system is None else chat.system.token_ids)
-    ids += [i for turn in before for i in turn.token_ids] + [ENCODER.markers["assistant"]]
+    ids += [i for turn in before for i in turn.token_ids] + ENCODER.answer(name)
     # The random stream of an answer is named by its place in the conversation.
     sampler_seed = chat.seed
     cache = chat_module.new_cache(model)
@@ -45,7 +45,7 @@ def _from_scratch(chat, number, model=MODEL):
     written = continuation.output
     if continuation.finish_reason == "stop":
         written = written[:-1]
-    return [ENCODER.markers["assistant"], *written, ENCODER.markers["end"]]
+    return [*ENCODER.answer(name), *written, ENCODER.markers["end"]]
 
 
 def test_answers_are_those_computed_from_scratch():
@@ -110,6 +110,29 @@ def test_a_system_message_changes_what_follows():
     _say(chat, "three")
     assert chat.turns[5].token_ids == _from_scratch(chat, 5)
     assert [message.role for message in chat.messages] == ["user", "assistant"] * 3
+
+
+def test_somebody_with_a_name_answers(tmp_path):
+    chat = _chat()
+    _say(chat, "Who are you?")
+    chat.answer_as("Ahab")
+    _say(chat, "And you?")
+    ids = ENCODER.answer("Ahab")
+    assert bytes(ids) == b"\x03Ahab:"
+    turn = chat.turns[3]
+    assert turn.message.name == "Ahab"
+    assert turn.token_ids[: len(ids)] == ids
+    assert turn.token_ids == _from_scratch(chat, 3, name="Ahab")
+    chat.save(tmp_path / "c.json")
+    other = _chat()
+    other.load(tmp_path / "c.json")
+    assert other.messages == chat.messages
+    chat.answer_as(None)
+    _say(chat, "Farewell")
+    assert chat.turns[5].message.name is None
+    for name in ("", "a:b", "two\nlines", "x" * 65):
+        with pytest.raises(ChatError, match="the name is"):
+            chat.answer_as(name)
 
 
 def test_a_saved_conversation_goes_on(tmp_path):

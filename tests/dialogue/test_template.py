@@ -46,7 +46,7 @@ def _decode(ids):
 @given(MESSAGES)
 def test_a_conversation_can_be_read_back(messages):
     cleaned = [
-        Message(m.role, "".join(c for c in m.content if ord(c) not in MARKERS)) for m in messages
+        Message(m.role, "".join(c for c in m.written if ord(c) not in MARKERS)) for m in messages
     ]
     assert _decode(ENCODER.conversation(messages)) == cleaned
 

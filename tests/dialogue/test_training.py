@@ -11,7 +11,12 @@ import torch
 
 from reformer import Local, ReformerConfig, ReformerForCausalLM, cli
 from reformer.data.chat_template import ChatTemplate, Message, chat_encoder
-from reformer.data.dialogues import DialogueSource, assistant_labels, prepare_dialogues
+from reformer.data.dialogues import (
+    DialogueSource,
+    assistant_labels,
+    prepare_dialogues,
+    write_dialogues,
+)
 from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer
 from reformer.tasks.dialogue import DialogueValidation
@@ -63,6 +68,35 @@ def test_sequences_begin_with_a_message_and_repeat_by_number(file, tmp_path):
     }  # fmt: skip
     with pytest.raises(InputError, match="length is 99999"):
         DialogueSource(corpus.train, 99999, 5, ENCODER)
+
+
+@torch.no_grad()
+def test_a_conversation_sees_nothing_of_the_one_before_it(file, tmp_path):
+    corpus = prepare_dialogues(tmp_path / "data", [file], None, ENCODER, 256)
+    batch = DialogueSource(corpus.train, 200, 5, ENCODER).batch(0, 8)
+    model = _model(256)
+    del batch["labels"]
+    packed = model(**batch).logits
+    for row, ids in enumerate(batch["input_ids"].tolist()):
+        starts = [i for i, token_id in enumerate(ids) if token_id == ENCODER.markers["start"]]
+        assert len(starts) > 3
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            alone = model(torch.tensor([ids[start:end]])).logits[0]
+            torch.testing.assert_close(packed[row, start:end], alone)
+
+
+def test_names_are_written_before_what_is_said(tmp_path):
+    messages = [
+        {"role": "user", "name": "Ishmael", "content": "Who are you?"},
+        {"role": "assistant", "name": "Ahab", "content": "Thy captain."},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"messages": messages}) + "\n")
+    store = write_dialogues(tmp_path, "all", [path], ENCODER, 256)
+    written = b"\x01\x02Ishmael: Who are you?\x04\x03Ahab: Thy captain.\x04"
+    assert bytes(store.tokens.tolist()) == written
+    labels = assistant_labels(np.array(store.tokens), ENCODER.markers)
+    assert bytes(labels[labels >= 0].tolist()) == b"Ahab: Thy captain.\x04"
 
 
 def _model(max_length):
@@ -130,6 +164,10 @@ def test_a_model_learns_conversations_and_starts_from_another(file, tmp_path, ca
         ("not json", "line 1"),
         ("[]", "line 1: it must be an object"),
         ("[" * 100000, "line 1"),
+        (
+            '{"messages": [{"role": "user", "content": "a", "name": "a:b"}]}',
+            "line 1: message 1 has",
+        ),
     ],
 )
 def test_bad_conversations_end_in_a_sentence(text, reason, tmp_path, capsys):

@@ -8,7 +8,7 @@ from reformer.cli.arguments import ChatArguments
 from reformer.cli.devices import find_device
 from reformer.cli.generate import require_whole, sampling_of
 from reformer.cli.terminal import printable
-from reformer.data.chat_template import ChatTemplate, chat_encoder, read_template
+from reformer.data.chat_template import ChatTemplate, chat_encoder, opening, read_template
 from reformer.data.tokenizer import tokenizer_in
 from reformer.generation.chat import Chat, ChatError
 from reformer.models.language import ReformerForCausalLM
@@ -18,6 +18,7 @@ _HELP = """/save FILE     write the conversation to a file
 /load FILE     go on with a conversation from a file
 /undo          take back your last message and its answer
 /system TEXT   tell the model how to behave; without TEXT, no more
+/as NAME       who answers, of those that the model has learned; without NAME, its choice
 /help          this list
 /quit          leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
@@ -80,6 +81,8 @@ def _say(chat: Chat, line: str) -> None:
             f"tokens: its first {chat.forgotten} messages are no longer seen.)"
         )
     shown = printable if sys.stdout.isatty() else str
+    if chat.name is not None:
+        print(shown(opening(chat.name)), end="", flush=True)
     try:
         for piece in pieces:
             print(shown(piece), end="", flush=True)
@@ -97,6 +100,7 @@ def _command(chat: Chat, line: str) -> None:
         "/load": lambda: _load(chat, rest),
         "/undo": lambda: _undo(chat),
         "/system": lambda: _system(chat, rest),
+        "/as": lambda: _answer_as(chat, rest),
         "/help": lambda: _note(_HELP),
     }
     if name not in commands:
@@ -126,6 +130,11 @@ def _undo(chat: Chat) -> None:
 def _system(chat: Chat, content: str) -> None:
     chat.set_system(content)
     _note("The system message is set." if content else "There is no system message.")
+
+
+def _answer_as(chat: Chat, name: str) -> None:
+    chat.answer_as(name or None)
+    _note(f"{name} answers." if name else "The model chooses who answers.")
 
 
 def _note(text: str) -> None:

@@ -25,6 +25,18 @@ class Message(NamedTuple):
 
     role: Role
     content: str
+    name: str | None = None
+    """Who of several in that role says it."""
+
+    @property
+    def written(self) -> str:
+        """The content, after the name of whoever says it."""
+        return self.content if self.name is None else f"{opening(self.name)} {self.content}"
+
+
+def opening(name: str) -> str:
+    """What a message of somebody with a name begins with."""
+    return f"{name}:"
 
 
 @dataclass(frozen=True)
@@ -73,14 +85,20 @@ class ChatEncoder:
 
     def message(self, message: Message) -> list[int]:
         """One whole message, markers and all."""
-        content = self.template.clean(message.content).encode("utf-8", errors="replace")
-        ids = [int(i) for part in self.tokenizer.encode([content]) for i in part]
-        return [self.markers[message.role], *ids, self.markers["end"]]
+        return [self.markers[message.role], *self._ids(message.written), self.markers["end"]]
+
+    def answer(self, name: str | None = None) -> list[int]:
+        """How the assistant's next message begins, which somebody with this name is to say."""
+        return [self.markers["assistant"], *([] if name is None else self._ids(opening(name)))]
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation from its start, ready to be continued by the assistant."""
         written = [token_id for message in messages for token_id in self.message(message)]
-        return [*self.start(), *written, self.markers["assistant"]]
+        return [*self.start(), *written, *self.answer()]
+
+    def _ids(self, text: str) -> list[int]:
+        content = self.template.clean(text).encode("utf-8", errors="replace")
+        return [int(i) for part in self.tokenizer.encode([content]) for i in part]
 
 
 def chat_encoder(template: ChatTemplate, tokenizer: Tokenizer) -> ChatEncoder:
@@ -115,7 +133,8 @@ def template_text(template: ChatTemplate) -> str:
 
 
 def read_messages(values: Any) -> list[Message]:
-    """Messages from JSON: a list of {"role": …, "content": …}; InputError says what is wrong."""
+    """Messages from JSON: a list of {"role": …, "content": …}, with a "name" where several have one
+    role; InputError says what is wrong."""
     if not isinstance(values, list) or not values:
         raise InputError("messages must be a list with at least one message")
     messages = []
@@ -128,5 +147,16 @@ def read_messages(values: Any) -> list[Message]:
             )
         if not isinstance(content, str):
             raise InputError(f"message {number} has no content that is a string")
-        messages.append(Message(cast("Role", role), content))
+        name = value.get("name")
+        if name is not None and not (isinstance(name, str) and is_name(name)):
+            raise InputError(f"message {number} has the name {name!r}: {NAMES_ARE}")
+        messages.append(Message(cast("Role", role), content, name))
     return messages
+
+
+NAMES_ARE = "it must be one line of 1 to 64 characters without a colon"
+
+
+def is_name(text: str) -> bool:
+    """Whether somebody may be called so."""
+    return 0 < len(text.strip()) <= len(text) <= 64 and ":" not in text and text.isprintable()

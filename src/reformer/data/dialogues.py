@@ -115,7 +115,7 @@ def _parts(dialogue: list[Message], encoder: ChatEncoder) -> Iterator[bytes]:
     yield template.start.encode()
     for message in dialogue:
         yield str(getattr(template, message.role)).encode()
-        yield template.clean(message.content).encode("utf-8", errors="replace")
+        yield template.clean(message.written).encode("utf-8", errors="replace")
         yield template.end.encode()
 
 
@@ -141,14 +141,15 @@ def assistant_labels(tokens: npt.NDArray[Any], markers: dict[str, int]) -> npt.N
     begins = np.isin(tokens, [markers[name] for name in names])
     latest = np.maximum.accumulate(np.where(begins, np.arange(len(tokens)), 0))
     spoken = (tokens[latest] == markers["assistant"]) & ~begins
-    return np.where(spoken, tokens, IGNORED_LABEL).astype(np.int64)
+    return np.where(spoken, tokens.astype(np.int64), IGNORED_LABEL)
 
 
 class DialogueSource:
     """Sequences of ``length`` tokens: from the start of a random message on.
 
     Each begins with the start marker, as a conversation of which only the latest messages are
-    still seen; a conversation that ends before the sequence does is followed by the next.
+    still seen. A conversation that ends before the sequence does is followed by the next, which
+    sees nothing of it: a segment of its own, with positions from 0.
     """
 
     def __init__(self, store: TokenStore, length: int, seed: int, encoder: ChatEncoder) -> None:
@@ -172,7 +173,21 @@ class DialogueSource:
             row = np.concatenate([self.encoder.start(), tokens])
             rows.append(row)
             labels.append(assistant_labels(row, self.encoder.markers))
+        segments, positions = segments_of(np.stack(rows), self.encoder.markers["start"])
         return {
             "input_ids": torch.from_numpy(np.stack(rows)),
             "labels": torch.from_numpy(np.stack(labels)),
+            "segment_ids": torch.from_numpy(segments),
+            "positions": torch.from_numpy(positions),
         }
+
+
+def segments_of(
+    tokens: npt.NDArray[np.int64], start: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For tokens [B, L] that begin with ``start`` markers, and may hold more: which conversation
+    of its row each token is of, from 0, and its place in that."""
+    begins = tokens == start
+    places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    latest = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    return np.cumsum(begins, axis=1) - 1, places - latest

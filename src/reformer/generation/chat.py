@@ -11,7 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from reformer.data.chat_template import ChatEncoder, Message, read_messages
+from reformer.data.chat_template import NAMES_ARE, ChatEncoder, Message, is_name, read_messages
 from reformer.data.files import InputError
 from reformer.generation.decode import Continuation, advance
 from reformer.generation.extend import extend, new_cache
@@ -32,7 +32,8 @@ class Turn(NamedTuple):
 
 
 class Chat:
-    """A conversation. ``forgotten`` counts the oldest messages that no longer fit the model."""
+    """A conversation. ``forgotten`` counts the oldest messages that no longer fit the model;
+    ``name`` is who answers, where the model has learned several."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Chat:
         self.max_new_tokens = min(max_new_tokens, max(1, model.config.max_length // 2))
         self.turns: list[Turn] = []
         self.system: Turn | None = None
+        self.name: str | None = None
         self.forgotten = 0
         self._cache = new_cache(model)
         self._row = self._cache.new_row()
@@ -75,6 +77,7 @@ class Chat:
         return self._answer()
 
     def _answer(self) -> Generator[str, None, None]:
+        name = self.name
         pending = self._catch_up()
         written = WrittenText(self.encoder.tokenizer)
         end = self.encoder.markers["end"]
@@ -95,8 +98,15 @@ class Chat:
             ids = continuation.output
             if continuation.finish_reason == "stop":
                 ids = ids[:-1]
-            answer = Message("assistant", written.text)
-            self.turns.append(Turn(answer, [self.encoder.markers["assistant"], *ids, end]))
+            text = written.text if name is None else written.text.removeprefix(" ")
+            answer = Message("assistant", text, name)
+            self.turns.append(Turn(answer, [*self.encoder.answer(name), *ids, end]))
+
+    def answer_as(self, name: str | None) -> None:
+        """Who says the answers from now on; None: whoever the model chooses."""
+        if name is not None and not is_name(name):
+            raise ChatError(f"the name is {name!r}: {NAMES_ARE}")
+        self.name = name
 
     def undo(self) -> None:
         """Take back the last message from the user and everything after it."""
@@ -115,7 +125,7 @@ class Chat:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the conversation as JSON, in the form that dialogue training reads."""
-        values = {"messages": [message._asdict() for message in self.messages]}
+        values = {"messages": [_plain(message) for message in self.messages]}
         part = Path(f"{os.fspath(path)}.part")
         try:
             part.write_text(json.dumps(values, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -146,8 +156,9 @@ class Chat:
         return self.encoder.start() + ([] if self.system is None else self.system.token_ids)
 
     def _room(self) -> int:
-        """Tokens that messages may take: the answer, and its marker, must fit too."""
-        return self.model.config.max_length - self.max_new_tokens - 1
+        """Tokens that messages may take: the answer, and what it begins with, must fit too."""
+        taken = self.max_new_tokens + len(self.encoder.answer(self.name))
+        return self.model.config.max_length - taken
 
     def _require_room(self, turn: Turn) -> None:
         fixed = self.encoder.start() if turn.message.role == "system" else self._fixed()
@@ -185,11 +196,16 @@ class Chat:
             self._row.truncate(shared)
         else:
             self._row, shared = self._cache.new_row(), 0
-        rest = [*wanted[shared:], self.encoder.markers["assistant"]]
+        rest = [*wanted[shared:], *self.encoder.answer(self.name)]
         # All but the last id are read here: what fails leaves the conversation as it was.
         if len(rest) > 1:
             extend(self.model, [rest[:-1]], self._cache.with_rows([self._row]))
         return rest[-1:]
+
+
+def _plain(message: Message) -> dict[str, str]:
+    """A message as JSON holds it: no name where there is none."""
+    return {name: value for name, value in message._asdict().items() if value is not None}
 
 
 def _common_length(first: list[int], second: list[int]) -> int:

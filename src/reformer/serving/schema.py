@@ -6,7 +6,9 @@ knows but cannot serve are refused unless they ask for nothing.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from reformer.data.chat_template import NAMES_ARE, is_name
 
 MOST_SAMPLES = 16
 MOST_LOGPROBS = 20
@@ -76,6 +78,14 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
+    name: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _one_line(cls, name: str | None) -> str | None:
+        if name is not None and not is_name(name):
+            raise ValueError(NAMES_ARE)
+        return name
 
     @property
     def text(self) -> str:

@@ -57,7 +57,7 @@ class Service:
         """The engine's request for the next message of a chat."""
         self.require_model(body.model)
         messages = [
-            Message("system" if m.role == "developer" else m.role, _encodable(m.text))
+            Message("system" if m.role == "developer" else m.role, _encodable(m.text), m.name)
             for m in body.messages
         ]
         ids = await asyncio.to_thread(self.encoder.conversation, messages)
