@@ -69,6 +69,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _train_alone(was_one)
     for name in ("replicated", "sharded", "stopped", "stopped-sharded", "spoilt", "spoilt-sharded"):
         _new(root, name)
+    _train_alone(_new(root, "alone-narrow", processes=1, accumulation_steps=2, moments="bfloat16"))
+    for name in ("narrow", "narrow-sharded"):
+        _new(root, name, moments="bfloat16")
     _new(root, "to-be-one", steps=6)
     _new(root, "doubled", config=FIXED)
     command = [*TORCHRUN, "-m", "tests.training.trainers", str(root)]
@@ -109,6 +112,19 @@ def test_two_processes_are_one_with_twice_the_passes(root: Path, kind: str) -> N
 
 def test_two_processes_are_one_with_twice_the_batch(root: Path) -> None:
     _assert_equal_to_rounding(root / "runs" / "doubled", root / "runs" / "alone-batch")
+
+
+@pytest.mark.parametrize("kind", ["narrow", "narrow-sharded"])
+def test_moments_in_bfloat16_are_those_of_one_process_but_for_their_rounding(
+    root: Path, kind: str
+) -> None:
+    """Parts of a tensor are rounded by other draws than the whole."""
+    runs = [root / "runs" / name for name in (kind, "alone-narrow")]
+    rows, others = (read_metrics(run / "metrics.jsonl") for run in runs)
+    bits = [row["train_bits_per_byte"] for row in rows]
+    assert bits == pytest.approx([row["train_bits_per_byte"] for row in others], rel=2e-3)
+    moments = _tensors(runs[0], "optimizer.safetensors")
+    assert {tensor.dtype for tensor in moments.values()} == {torch.bfloat16}
 
 
 def test_parts_go_on_in_one_process(root: Path) -> None:

@@ -38,6 +38,8 @@ def main(root: Path) -> None:
             "replicated": _train(root, "replicated", copies),
             "sharded": _train(root, "sharded", parts),
             "doubled": _train(root, "doubled", copies),
+            "narrow": _train(root, "narrow", copies),
+            "narrow-sharded": _train(root, "narrow-sharded", parts),
             "to-be-one": _train(root, "to-be-one", parts, steps=3),
             "was-one": _train(root, "was-one", parts, steps=6),
             "stopped": _train(root, "stopped", copies, on_step=_signal_the_last(copies)),
