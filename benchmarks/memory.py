@@ -4,10 +4,11 @@
     python benchmarks/memory.py throughput    tokens per second by length
     python benchmarks/memory.py depth         6, 12 and 24 layers, three ways of differentiating
     python benchmarks/memory.py plan          the planner's prediction beside the measured peak
-    python benchmarks/memory.py options       what a model learns with freed gradients, narrow moments
+    python benchmarks/memory.py options       what is learned with freed gradients, narrow moments
 
 A peak is the most resident memory of the whole process, Python and torch included
-(``ru_maxrss``). Results go to benchmarks/results/memory.json, part by part.
+(``ru_maxrss``). Results go to benchmarks/results/memory.json, row by row; a row that is there is
+not measured again.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,8 @@ ALLOCATOR = {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)
 """Large pages, and tensors that return to the system when freed: as ``reformer train`` does."""
 
 Result = dict[str, Any]
+Rows = dict[str, Callable[[], Result]]
+"""What a part measures, row by row."""
 
 
 def measure_apart(
@@ -122,10 +127,10 @@ def _checkpoint_blocks(model: Any) -> None:
             )
         return torch.cat((first, second), dim=-1)
 
-    trunk.reversible_stack = stack  # type: ignore[assignment]
+    trunk.reversible_stack = stack  # type: ignore[assignment, attr-defined]
 
 
-def depth() -> Result:
+def depth() -> Rows:
     """Peak and time at three depths: reversible, stored, and checkpointed by torch."""
     config, settings = million()
     width: Result = {
@@ -135,41 +140,36 @@ def depth() -> Result:
         "axial_sizes": (32, 96),
     }
     config = dataclasses.replace(config, max_length=65536, axial_shape=(256, 256), **width)
-    rows: Result = {}
+    rows: Rows = {}
     for layers in (6, 12, 24):
         deep = dataclasses.replace(config, layers=config.layers[:2] * (layers // 2))
         stored = dataclasses.replace(deep, streams="stored")
-        rows[str(layers)] = {
-            "reversible": measure_apart(deep, settings, steps=1),
-            "stored": measure_apart(stored, settings, steps=1),
-            "checkpointed": measure_apart(deep, settings, steps=1, blocks="checkpointed"),
-        }
-        print(layers, rows[str(layers)], flush=True)
+        rows[f"{layers}, reversible"] = partial(measure_apart, deep, settings, 1)
+        rows[f"{layers}, stored"] = partial(measure_apart, stored, settings, 1)
+        rows[f"{layers}, checkpointed"] = partial(measure_apart, deep, settings, 1, "checkpointed")
     return rows
 
 
-def presets() -> Result:
+def presets() -> Rows:
     """The two presets that read a whole book at once: one step, and five that lower the loss."""
-    rows = {}
+    rows: Rows = {}
     for name, steps in (("novel-512k", 1), ("million", 5)):
         config, settings = preset(name)
         settings = dataclasses.replace(settings, warmup_steps=1)
-        rows[name] = measure_apart(config, settings, steps)
-        print(name, rows[name], flush=True)
+        rows[name] = partial(measure_apart, config, settings, steps)
     return rows
 
 
-def throughput() -> Result:
+def throughput() -> Rows:
     """Tokens per second by length, the same model and one sequence per step."""
     config, settings = million()
-    rows = {}
-    for length in (16384, 131072, 1048576):
+
+    def measure(length: int) -> Result:
         shorter = dataclasses.replace(config, max_length=length)
         result = measure_apart(shorter, settings, steps=max(1, min(4, 10**6 // length)))
-        result["tokens_per_second"] = round(length / min(result["seconds"]))
-        rows[str(length)] = result
-        print(length, result, flush=True)
-    return rows
+        return result | {"tokens_per_second": round(length / min(result["seconds"]))}
+
+    return {str(length): partial(measure, length) for length in (16384, 131072, 1048576)}
 
 
 def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
@@ -222,40 +222,39 @@ SAVINGS: dict[str, dict[str, Any]] = {
 """Ways to spend less memory on what grows with the number of parameters."""
 
 
-def options() -> Result:
+def options() -> Rows:
     """Bits per byte of a small model's last 50 steps in each way, from three seeds."""
     config, settings = preset("tiny")
     config = dataclasses.replace(config, hidden_size=64, feed_forward_size=128, max_length=256)
     # So long a memory that a second moment rounded to the nearest bfloat16 would never decay.
     settings = dataclasses.replace(settings, steps=400, learning_rate=4e-3, adam_beta2=0.999)
-    rows: Result = {}
-    for name, fields in SAVINGS.items():
-        changed = dataclasses.replace(settings, **fields)
+
+    def measure(saving: dict[str, Any]) -> Result:
+        changed = dataclasses.replace(settings, **saving)
         results = [
             measure_apart(dataclasses.replace(config, seed=seed), changed, settings.steps)
             for seed in range(3)
         ]
         last = [result["bits_per_byte"][-50:] for result in results]
-        rows[name] = {"bits_per_byte": [round(sum(bits) / len(bits), 4) for bits in last]}
-        print(name, rows[name], flush=True)
-    return rows
+        return {"bits_per_byte": [round(sum(bits) / len(bits), 4) for bits in last]}
+
+    return {name: partial(measure, saving) for name, saving in SAVINGS.items()}
 
 
-def plan() -> Result:
+def plan() -> Rows:
     """The planner's prediction beside the measured peak of two steps."""
     from reformer.training import planner
 
-    rows = {}
-    for name, (config, settings) in plan_settings().items():
+    def measure(config: ReformerConfig, settings: TrainingSettings) -> Result:
         predicted = planner.plan(config, settings).total
         result = measure_apart(config, settings, steps=2)
-        rows[name] = {
+        return {
             "predicted_bytes": predicted,
             "peak_bytes": result["peak_bytes"],
             "ratio": round(predicted / result["peak_bytes"], 3),
         }
-        print(name, rows[name], flush=True)
-    return rows
+
+    return {name: partial(measure, *setting) for name, setting in plan_settings().items()}
 
 
 PARTS = {
@@ -268,16 +267,20 @@ PARTS = {
 
 
 def main() -> None:
-    """Measure one part and put it into the results."""
+    """Measure the rows of one part that have no result yet, and write each down as it comes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=[*PARTS, "job"])
     part = parser.parse_args().part
     if part == "job":
         print(json.dumps(run_job(json.load(sys.stdin))))
         return
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[part] = PARTS[part]()
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    results: Result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = results.setdefault(part, {})
+    for name, measure in PARTS[part]().items():
+        if name not in known:
+            known[name] = measure()
+            RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+            print(name, known[name], flush=True)
 
 
 if __name__ == "__main__":
