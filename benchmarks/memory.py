@@ -194,11 +194,11 @@ def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
         "stored activations": (vary(16384, streams="stored"), one),
         "bfloat16": (vary(32768), dataclasses.replace(one, precision="bfloat16")),
         "85 million parameters": (
-            vary(2048, hidden_size=768, feed_forward_size=3072, num_heads=12, layers=(local,) * 12),
+            vary(1024, hidden_size=768, feed_forward_size=3072, num_heads=12, layers=(local,) * 12),
             one,
         ),
         "85 million, gradients freed, bfloat16 moments": (
-            vary(2048, hidden_size=768, feed_forward_size=3072, num_heads=12, layers=(local,) * 12),
+            vary(1024, hidden_size=768, feed_forward_size=3072, num_heads=12, layers=(local,) * 12),
             dataclasses.replace(one, gradients="freed", moments="bfloat16"),
         ),
         "wide heads": (vary(32768, hidden_size=128, num_heads=8), one),
@@ -207,7 +207,7 @@ def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
             dataclasses.replace(one, batch_size=4, accumulation_steps=2),
         ),
         "24 layers, 8 hashes, float streams": (
-            vary(32768, layers=(local, lsh) * 12, streams="float"), one
+            vary(16384, layers=(local, lsh) * 12, streams="float"), one
         ),
     }  # fmt: skip
 
