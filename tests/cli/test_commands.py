@@ -39,6 +39,17 @@ def test_training_says_what_it_will_do_and_what_came_out(book: Path, tmp_path: P
     assert "A sample:" in answer.out
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_who_asks_for_bfloat16_hears_when_it_is_slow(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr("reformer.cli.train.multiplies_bfloat16", lambda device: fast)
+    words = (*TINY, "--steps", 1, "--precision", "bfloat16", "--out", tmp_path / "run")
+    answer = call("train", book, *words)
+    assert answer.code == 0, answer.err
+    assert ("no instructions for bfloat16" in answer.out) is not fast
+
+
 def test_without_files_the_novel_is_learned(tmp_path: Path) -> None:
     answer = call("train", "--preset", "tiny", "--steps", 1, "--out", tmp_path / "run")
     assert answer.code == 0, answer.err

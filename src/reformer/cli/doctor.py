@@ -10,6 +10,7 @@ from rich.table import Table
 
 from reformer import __version__
 from reformer.cli.arguments import DoctorArguments
+from reformer.cli.devices import multiplies_bfloat16
 from reformer.ops.dispatch import OPS, native_kernels, refusal
 from reformer.training.planner import format_bytes, machine_memory
 
@@ -27,6 +28,8 @@ def run(arguments: DoctorArguments) -> int:
         "memory": format_bytes(machine_memory()),
         "kernels": native_kernels().summary,
     }
+    fast = multiplies_bfloat16(torch.device("cpu"))
+    facts["bfloat16 products"] = "fast" if fast else "slow: the processor has no instructions"
     for dtype in _DTYPES:
         name = str(dtype).removeprefix("torch.")
         facts[f"{name} on the CPU"] = _backends(torch.empty(0, dtype=dtype))

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reformer.cli.arguments import RUNS, TrainArguments
-from reformer.cli.devices import find_device
+from reformer.cli.devices import find_device, multiplies_bfloat16
 from reformer.cli.model_flags import layer_kinds
 from reformer.cli.terminal import printable, table_of_counts
 from reformer.config import ConfigError
@@ -50,6 +50,10 @@ from reformer.training.task import Task
 
 _CHANGEABLE = {"steps", "evaluate_every", "evaluate_tokens", "save_every", "keep_last"}
 """Settings that a resumed run may change."""
+_SLOW = (
+    "This processor has no instructions for bfloat16: steps take many times as long as with "
+    "--precision float32, and save only memory."
+)
 
 
 def run(arguments: TrainArguments) -> int:
@@ -63,6 +67,8 @@ def run(arguments: TrainArguments) -> int:
         job = _continue(arguments, processes) if arguments.resume else _create(arguments, processes)
         with locked(job.path):
             job, task = _prepare(arguments, job, lambda text: console.print(text, soft_wrap=True))
+            if job.description.settings.precision == "bfloat16" and not multiplies_bfloat16(device):
+                console.print(_SLOW, soft_wrap=True)
             processes.announce(os.path.abspath(job.path))
             return _train(console, job, task, device, processes)
 
