@@ -194,7 +194,7 @@ def _introduce(console: Console, job: Run, task: Task) -> None:
     sequences = job.description.sequences_per_step
     lines = {
         "Model": f"{format_count(expected.num_parameters)} parameters, "
-        f"{len(config.layers)} layers ({layer_kinds(config)})",
+        f"{len(config.all_layers)} layers ({layer_kinds(config)})",
         "Data": task.data,
         "Sequence": f"{config.max_length:,} tokens, {sequences} per step; "
         f"{settings.steps:,} steps see "
