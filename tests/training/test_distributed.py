@@ -245,7 +245,11 @@ def test_a_killed_process_ends_the_others_with_one_sentence(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "sentence"),
-    [(["--steps", "0"], "steps is 0"), (["missing.txt", "--out", "run"], "missing.txt")],
+    [
+        (["--steps", "0"], "steps is 0"),
+        (["missing.txt", "--out", "run"], "missing.txt"),
+        (["--gradients", "freed", "--out", "run"], "gradients is 'freed': each of the 2 processes"),
+    ],
 )
 def test_bad_input_is_said_once(tmp_path: Path, words: list[str], sentence: str) -> None:
     launcher = _start(tmp_path, *words)

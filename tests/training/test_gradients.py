@@ -1,4 +1,4 @@
-"""Gradients that are freed within the backward pass train as those that are kept, where promised."""
+"""Gradients freed within the backward pass train as kept ones do, where that is promised."""
 
 from collections.abc import Callable
 from dataclasses import replace

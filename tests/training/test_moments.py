@@ -1,7 +1,6 @@
 """Moments in bfloat16 are right on average, and a model learns with them as well."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch

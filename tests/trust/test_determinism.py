@@ -36,7 +36,7 @@ print(json.dumps({"losses": losses, "untouched": torch.equal(before, torch.get_r
 """
 
 
-@tiers(small=3, middle=6, full=30)
+@tiers(small=3, middle=6, full=12)
 def test_processes_train_alike_to_the_last_bit(count: int) -> None:
     """20 steps with dropout and fresh hash rotations, under different global seeds."""
     runs = []

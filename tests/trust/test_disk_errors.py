@@ -87,7 +87,7 @@ def _fail(number: int, error: int, lasting: bool) -> None:
     builtins.open = io.open = counted(open, for_writing)
 
 
-@tiers(small=5, middle=60, full=400)
+@tiers(small=5, middle=60, full=150)
 def test_every_call_to_the_disk_may_fail(scratch: Path, late: Template, count: int) -> None:
     template, expected = late
     failures = number = 0
@@ -111,7 +111,7 @@ def _limit_file_size(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@tiers(small=2, middle=15, full=100)
+@tiers(small=2, middle=15, full=40)
 def test_files_that_cannot_grow(scratch: Path, late: Template, count: int) -> None:
     """The system itself cuts writes off, in the middle of any file."""
     template, expected = late
@@ -146,7 +146,7 @@ def _resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
 
 
-@tiers(small=2, middle=15, full=100)
+@tiers(small=2, middle=15, full=40)
 def test_a_disk_that_fills_up(scratch: Path, small_disk: Path, late: Template, count: int) -> None:
     template, expected = late
     failures = 0

@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     )  # fmt: skip
 
 
-@tiers(small=2, middle=10, full=25)
+@tiers(small=2, middle=10, full=12)
 def test_a_run_killed_again_and_again_always_has_a_checkpoint(
     scratch: Path, pages: Path, straight: tuple[dict[str, Any], float], count: int
 ) -> None:

@@ -88,7 +88,7 @@ def read_mutated(
     return found
 
 
-@tiers(small=5 * len(SLOTS), middle=1000, full=20_000)
+@tiers(small=5 * len(SLOTS), middle=1000, full=6000)
 def test_a_damaged_file_is_read_or_refused(folders: Path, scratch: Path, count: int) -> None:
     found = read_mutated(folders, scratch, tuple(slot.name for slot in SLOTS), count)
     assert found["refused"] > count / 4 and found["read"] > 0

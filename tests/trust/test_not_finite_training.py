@@ -102,7 +102,7 @@ def _finite(checkpoint: Checkpoint) -> bool:
     )
 
 
-@tiers(small=12, middle=80, full=400)
+@tiers(small=12, middle=80, full=200)
 def test_it_is_caught_in_its_step_by_name(scratch: Path, pages: Path, count: int) -> None:
     kinds: tuple[Spoil, ...] = (_weight, _moment, _gradient, _loss)
     for trial in range(count):

@@ -119,7 +119,7 @@ def _try_all(scratch: Path, count: int) -> None:
     (scratch / "progress.json").write_text(json.dumps(found))
 
 
-@tiers(small=300, middle=3000, full=40_000)
+@tiers(small=300, middle=3000, full=12_000)
 def test_a_model_or_an_error_that_names_the_field(scratch: Path, count: int) -> None:
     child = calling(_try_all, (scratch, count), scratch / "output")
     code = child.wait(3600)

@@ -45,7 +45,7 @@ def _nothing_done_is_lost(run: Path) -> None:
     assert (checkpoint.step if checkpoint else 0) >= (rows[-1]["step"] if rows else 0)
 
 
-@tiers(small=3, middle=25, full=150)
+@tiers(small=3, middle=25, full=80)
 def test_a_signal_at_any_instant_of_the_command(
     scratch: Path, pages: Path, straight: Straight, count: int
 ) -> None:
@@ -77,7 +77,7 @@ def test_a_signal_at_any_instant_of_the_command(
            resumed_bit_identical=count)  # fmt: skip
 
 
-@tiers(small=2, middle=10, full=50)
+@tiers(small=2, middle=10, full=20)
 def test_a_run_stopped_again_and_again_is_the_straight_run(
     scratch: Path, pages: Path, count: int
 ) -> None:
@@ -104,7 +104,7 @@ def test_a_run_stopped_again_and_again_is_the_straight_run(
            stops=stops, equal_to_the_straight_run=count)  # fmt: skip
 
 
-@tiers(small=1, middle=4, full=20)
+@tiers(small=1, middle=4, full=10)
 def test_a_signal_while_python_itself_starts(scratch: Path, pages: Path, count: int) -> None:
     """Processes as a shell starts them: the imports may be hit as well."""
     for trial in range(count):

@@ -37,7 +37,7 @@ def _ids(tokenizer: Tokenizer, data: bytes, size: int) -> list[int]:
     return [int(i) for i in np.concatenate([np.zeros(0, int), *tokenizer.encode(cut)])]
 
 
-@tiers(small=300, middle=3000, full=20_000)
+@tiers(small=300, middle=3000, full=10_000)
 def test_random_unicode_comes_back_as_it_was(trained: JsonTokenizer, count: int) -> None:
     for trial in range(count):
         rng = random.Random(trial)
@@ -51,7 +51,7 @@ def test_random_unicode_comes_back_as_it_was(trained: JsonTokenizer, count: int)
 
 
 @pytest.mark.usefixtures("server")
-@tiers(small=40, middle=400, full=3000)
+@tiers(small=40, middle=400, full=1500)
 def test_a_damaged_tokenizer_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, scratch: Path, count: int
 ) -> None:
