@@ -91,7 +91,7 @@ def _fail(number: int, error: int, lasting: bool) -> None:
 def test_every_call_to_the_disk_may_fail(scratch: Path, late: Template, count: int) -> None:
     template, expected = late
     failures = number = 0
-    stride = {5: 31, 60: 3}.get(count, 1)
+    stride = {5: 31, 60: 3, 150: 2}[count]
     for trial in range(count):
         number += stride
         error, lasting = ERRORS[trial % len(ERRORS)], bool(trial // len(ERRORS) % 2)
