@@ -60,8 +60,9 @@ class Child:
         if self._process.is_alive():
             os.kill(self._process.pid, number)
 
-    def wait(self, seconds: float = 300.0) -> int:
-        """The exit code; negative for a signal. A test fails when it takes longer."""
+    def wait(self, seconds: float = 1800.0) -> int:
+        """The exit code; negative for a signal. A test fails when it is longer than a busy machine
+        can explain."""
         self._process.join(seconds)
         code = self._process.exitcode
         if code is None:

@@ -60,7 +60,7 @@ def test_a_signal_at_any_instant_of_the_command(
         child.wait_until(rng.uniform(0.0, seconds))
         sent = time.monotonic()
         child.send(number)
-        code = child.wait(60)
+        code = child.wait()
         slowest = max(slowest, time.monotonic() - sent)
         assert code in (0, CODES[number]), f"trial {trial}: {code}: {child.text()}"
         assert "Traceback" not in child.text(), f"trial {trial}: {child.text()}"
@@ -118,7 +118,7 @@ def test_a_signal_while_python_itself_starts(scratch: Path, pages: Path, count: 
         # Not earlier: until Python is up, the system itself ends it, with the same meaning.
         time.sleep(rng.uniform(0.3, 4.0))
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=600)[0]
         assert process.returncode in (0, CODES[number], -number), f"trial {trial}: {output}"
         assert "Traceback" not in output, f"trial {trial}: {output}"
         if (run / RUN_FILE).exists():
