@@ -96,6 +96,48 @@ def test_several_labels_and_numbers(tmp_path: Path) -> None:
         assert call("evaluate", run, "--json").code == 0
 
 
+def test_a_model_learns_several_labels_and_numbers(tmp_path: Path) -> None:
+    """Which words a text holds, as labels; the share of a word among its words, as a number."""
+    draw = random.Random(3)
+    for key in ("labels", "value"):
+        files = []
+        for name, count in (("train", 240), ("unseen", 60)):
+            records = []
+            for _ in range(count):
+                words = draw.choices(("whale", "field"), weights=(draw.random(), 0.5), k=6)
+                share = words.count("whale") / len(words)
+                records.append(
+                    {"text": " ".join(words), "labels": sorted(set(words)), "value": share}
+                )
+            files.append(tmp_path / f"{key}-{name}.jsonl")
+            lines = [json.dumps({"text": r["text"], key: r[key]}) + "\n" for r in records]
+            files[-1].write_text("".join(lines))
+        run = tmp_path / key
+        train = ("train", files[0], "--task", "classify", *SMALL, "--steps", 60, "--out", run)
+        answer = call(*train)
+        assert answer.code == 0, answer.err
+        scores = json.loads(call("evaluate", run, files[1], "--json").out)
+        lines = call("classify", run, files[1], "--json").out.splitlines()
+        found = [json.loads(line) for line in lines]
+        wanted = [json.loads(line)[key] for line in files[1].read_text().splitlines()]
+        if key == "value":
+            assert scores["r2"] > 0.8
+            errors = [(f["values"][0] - w) ** 2 for f, w in zip(found, wanted, strict=True)]
+            assert sum(errors) / len(errors) == pytest.approx(scores["loss"], rel=1e-3)
+        else:
+            assert scores["accuracy"] >= 0.9 and scores["macro_f1"] >= 0.9
+            right = [sorted(f["labels"]) == w for f, w in zip(found, wanted, strict=True)]
+            assert sum(right) / len(right) == pytest.approx(scores["accuracy"])
+
+
+def test_a_file_labelled_in_another_way_is_refused(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"text": "a", "value": 1}\n')
+    answer = call("evaluate", trained, file)
+    assert answer.code == 2
+    assert "labelled for regression, and the model learned single_label" in answer.err
+
+
 def test_targets_are_in_the_order_of_the_names(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text("labels,text\nb|a,x\n,y\nb,z\n")
