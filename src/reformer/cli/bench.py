@@ -43,10 +43,11 @@ def run(arguments: BenchArguments) -> int:
 
 def _command(arguments: BenchArguments) -> str:
     words = ["reformer bench", *(["--full"] if arguments.full else [])]
-    for name in ("lengths", "rounds"):
-        values = getattr(arguments, name)
-        if values != getattr(BenchArguments, name):
-            words.append(f"--{name} " + " ".join(str(value) for value in values))
+    for name in ("lengths", "rounds", "repeats", "most_seconds"):
+        given = getattr(arguments, name)
+        if given != getattr(BenchArguments, name):
+            values = given if isinstance(given, tuple) else (given,)
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return " ".join(words)
 
 
