@@ -32,8 +32,8 @@ def find_tests() -> list[str]:
     return [line for line in done.stdout.splitlines() if "::" in line]
 
 
-def run_test(test: str) -> tuple[bool, float, Results]:
-    """Whether it passed, the seconds it took, and what it has recorded."""
+def run_test(test: str) -> tuple[int, float, Results]:
+    """pytest's exit code (0 passed, 1 failed), the seconds it took, and what it has recorded."""
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "recorded.json"
         environment = os.environ | {"TRUST_RESULTS": str(recorded), "OMP_NUM_THREADS": "1"}
@@ -42,7 +42,7 @@ def run_test(test: str) -> tuple[bool, float, Results]:
         done = subprocess.run(command, cwd=ROOT, env=environment)
         seconds = time.monotonic() - started
         found = json.loads(recorded.read_text()) if recorded.exists() else {}
-    return done.returncode == 0, seconds, found
+    return done.returncode, seconds, found
 
 
 def table(results: Results) -> str:
@@ -83,17 +83,18 @@ def main() -> None:
         f"{os.cpu_count()} processors ({platform.machine()}), Python {platform.python_version()}"
     )
     for test in find_tests():
-        known = results["tests"].get(test, {"passed": False})
-        if known["passed"] and not any(word in test for word in words):
+        passed = results["tests"].get(test, {"passed": False})["passed"]
+        wanted = any(word in test for word in words) if words else not passed
+        if not wanted:
             continue
-        if words and not any(word in test for word in words):
-            continue
-        passed, seconds, found = run_test(test)
+        code, seconds, found = run_test(test)
+        if code > 1:
+            sys.exit(f"{test} was interrupted")
         results["checks"] |= found
-        results["tests"][test] = {"passed": passed, "seconds": round(seconds)}
+        results["tests"][test] = {"passed": code == 0, "seconds": round(seconds)}
         RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
         RESULTS.with_suffix(".md").write_text(table(results))
-        print(f"{test}: {'passed' if passed else 'FAILED'} in {seconds:.0f} s", flush=True)
+        print(f"{test}: {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
