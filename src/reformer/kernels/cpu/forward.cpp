@@ -70,7 +70,7 @@ class SpanForward {
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
         sums_(shared.sums(head)), rule_(head, own.rule.of(Type<Rule>{}), round),
         dropout_(head, own.rule.dropout), ahead_(head, round), is_first_(round == 0),
-        is_last_(round == a_.rounds - 1) {}
+        ends_with_span_(round == a_.rounds - 1 && !shared.total.data) {}
 
   void operator()(const Span& span) {
     for (int t = 0; t < span.tiles; ++t) gather_queries(span, t);
@@ -88,6 +88,15 @@ class SpanForward {
       }
     });
     for (int t = 0; t < span.tiles; ++t) finish(span.tile[t], t);
+  }
+
+  // After the last round. What was summed in records becomes results in the tokens' own order:
+  // written from front to back, not all over the tensor.
+  void finish_tokens(const Worker& worker) {
+    if (!shared_.total.data) return;
+    const int64_t end = a_.length * (worker.rank + 1) / worker.size;
+    for (int64_t token = a_.length * worker.rank / worker.size; token < end; ++token)
+      finish_token(token, shared_.top[token], shared_.mass[token], sums_(token));
   }
 
  private:
@@ -188,7 +197,7 @@ class SpanForward {
     for (int64_t i = 0; i < tile.end - tile.begin; ++i) {
       const int slot = t * kTile + int(i), token = own_.token[slot];
       if (own_.fresh[t]) std::memset(own_.row[slot], 0, size_t(padded_) * 4);
-      if (is_last_) {
+      if (ends_with_span_) {
         finish_token(token, own_.top[slot], own_.mass[slot], own_.row[slot]);
       } else {
         shared_.top[token] = own_.top[slot];
@@ -231,7 +240,7 @@ class SpanForward {
   Rule rule_;
   Dropout dropout_;
   Ahead ahead_;
-  const bool is_first_, is_last_;
+  const bool is_first_, ends_with_span_;
 };
 
 void forward_rounds(Worker& worker, const Head& head, const SharedScratch& shared,
@@ -244,7 +253,9 @@ void forward_rounds(Worker& worker, const Head& head, const SharedScratch& share
       for (int64_t b = worker.rank; b < blocks.count(); b += worker.size)
         for_each_span(head, round, blocks.begin(b), blocks.end(b), attend);
       worker.barrier();
+      if (round == head.a.rounds - 1) attend.finish_tokens(worker);
     }
+    worker.barrier();
   });
 }
 

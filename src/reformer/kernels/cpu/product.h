@@ -17,42 +17,48 @@ constexpr int kScoreVectors = REFORMER_VECTOR_BYTES == 64 ? 1 : 2;
 constexpr int kGroup = REFORMER_VECTOR_BYTES == 64 ? 8 : 6;
 // Sums over values: columns are taken in blocks of kColumnVectors vectors.
 constexpr int kColumnVectors = REFORMER_VECTOR_BYTES == 64 ? 4 : 2;
+// Steps along the depth between two requests for records (ahead.h): about a hundred cycles.
+constexpr int64_t kDepth = 16;
 
 struct Strides {
   int64_t row, depth;
 };
 
-template <int M, int N>
+// Calls between() before every kDepth steps.
+template <int M, int N, class Between>
 REFORMER_INLINE void product(const float* a, Strides stride, const float* b, int64_t b_stride,
-                             int64_t depth, Floats (&c)[M][N]) {
+                             int64_t depth, Floats (&c)[M][N], Between&& between) {
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) c[i][n] = Floats{};
-  for (int64_t d = 0; d < depth; ++d, a += stride.depth, b += b_stride) {
-    Floats row[N];
+  for (int64_t done = 0; done < depth; done += kDepth) {
+    between();
+    const int64_t steps = depth - done < kDepth ? depth - done : kDepth;
+    for (int64_t d = 0; d < steps; ++d, a += stride.depth, b += b_stride) {
+      Floats row[N];
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) row[n] = load(b + n * kLanes);
+      for (int n = 0; n < N; ++n) row[n] = load(b + n * kLanes);
 #pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-      const Floats factor = splat(a[i * stride.row]);
+      for (int i = 0; i < M; ++i) {
+        const Floats factor = splat(a[i * stride.row]);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) c[i][n] += factor * row[n];
+        for (int n = 0; n < N; ++n) c[i][n] += factor * row[n];
+      }
     }
   }
 }
 
 // scores[i][0 … kTile) = rows[i] . queries, for rows i in [begin, end), a range of whole groups.
-// queries: transposed, [width][kTile]. Calls between() once per group.
+// queries: transposed, [width][kTile].
 template <class Between>
 REFORMER_INLINE void score_rows(const float* rows, int64_t width, const float* queries, int begin,
                                 int end, float* scores, int64_t scores_stride,
                                 Between&& between) {
   for (int i = begin; i < end; i += kGroup) {
-    between();
     for (int lane = 0; lane < kTile; lane += kScoreVectors * kLanes) {
       Floats c[kGroup][kScoreVectors];
-      product(rows + i * width, {width, 1}, queries + lane, kTile, width, c);
+      product(rows + i * width, {width, 1}, queries + lane, kTile, width, c, between);
 #pragma GCC unroll 8
       for (int m = 0; m < kGroup; ++m)
 #pragma GCC unroll 4
@@ -78,12 +84,13 @@ struct ShrinkAndAdd {
   }
 };
 
-template <int M, int N, class Combine>
+template <int M, int N, class Combine, class Between>
 REFORMER_INLINE void accumulate_block(const float* a, Strides stride, const float* b,
                                       int64_t width, int64_t depth, float* const* rows,
-                                      int64_t column, int first, Combine combine) {
+                                      int64_t column, int first, Combine combine,
+                                      Between&& between) {
   Floats c[M][N];
-  product(a, stride, b + column, width, depth, c);
+  product(a, stride, b + column, width, depth, c, between);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
@@ -94,7 +101,6 @@ REFORMER_INLINE void accumulate_block(const float* a, Strides stride, const floa
 }
 
 // rows[i][0 … width) (=, +=) sum_d a(i, d) b[d], for M rows; width is a multiple of kLanes.
-// Calls between() once per block of columns.
 template <int M, class Combine, class Between>
 REFORMER_INLINE void accumulate_rows(const float* a, Strides stride, const float* b, int64_t width,
                                      int64_t depth, float* const* rows, int first,
@@ -103,11 +109,11 @@ REFORMER_INLINE void accumulate_rows(const float* a, Strides stride, const float
   rows += first;
   int64_t column = 0;
   for (; column + kColumnVectors * kLanes <= width; column += kColumnVectors * kLanes) {
-    between();
-    accumulate_block<M, kColumnVectors>(a, stride, b, width, depth, rows, column, first, combine);
+    accumulate_block<M, kColumnVectors>(a, stride, b, width, depth, rows, column, first, combine,
+                                        between);
   }
   for (; column < width; column += kLanes)
-    accumulate_block<M, 1>(a, stride, b, width, depth, rows, column, first, combine);
+    accumulate_block<M, 1>(a, stride, b, width, depth, rows, column, first, combine, between);
 }
 
 // The same for the kTile queries of a tile, in register blocks of 6, 5 and 5 rows.
