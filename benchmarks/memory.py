@@ -215,11 +215,11 @@ def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
 SAVINGS: dict[str, dict[str, Any]] = {
     "kept, float32": {},
     "freed": {"gradients": "freed"},
-    "twice": {"gradients": "twice"},
     "kept, bfloat16 moments": {"moments": "bfloat16"},
     "freed, bfloat16 moments": {"gradients": "freed", "moments": "bfloat16"},
 }
-"""Ways to spend less memory on what grows with the number of parameters."""
+"""Ways to spend less memory on what grows with the number of parameters. Gradients computed twice
+are not among them: tests show that they train as kept ones do, to the last bit."""
 
 
 def options() -> Rows:
@@ -227,7 +227,7 @@ def options() -> Rows:
     config, settings = preset("tiny")
     config = dataclasses.replace(config, hidden_size=64, feed_forward_size=128, max_length=256)
     # So long a memory that a second moment rounded to the nearest bfloat16 would never decay.
-    settings = dataclasses.replace(settings, steps=400, learning_rate=4e-3, adam_beta2=0.999)
+    settings = dataclasses.replace(settings, steps=300, learning_rate=4e-3, adam_beta2=0.999)
 
     def measure(saving: dict[str, Any]) -> Result:
         changed = dataclasses.replace(settings, **saving)

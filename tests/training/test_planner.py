@@ -46,6 +46,26 @@ def test_reversible_layers_cost_parameters_and_buckets_only() -> None:
     assert stored.size("stored activations") > 10 * deep_plan.size("streams")
 
 
+def test_a_large_tensor_is_held_in_whole_large_pages() -> None:
+    """A head of 32 x 40,000 numbers is 5.1 MB, which takes three pages of 2 MB."""
+    small = replace(CONFIG, hidden_size=16, vocab_size=40_000)
+    weights = count_parameters(small)
+    head, embedding = 32 * 40_000 * 4, 16 * 40_000 * 4
+    assert embedding < 4 * 2**20 < head < 6 * 2**20
+    held = plan(small, SETTINGS).size("parameters")
+    assert held == weights * 4 - head + 6 * 2**20
+
+
+def test_freed_gradients_and_narrow_moments_halve_what_parameters_take() -> None:
+    wide = replace(CONFIG, hidden_size=256, feed_forward_size=1024, layers=CONFIG.layers * 6)
+    saving = replace(SETTINGS, gradients="freed", moments="bfloat16")
+    names = ("parameters", "gradients", "optimizer moments")
+    kept, saved = (
+        sum(plan(wide, settings).size(name) for name in names) for settings in (SETTINGS, saving)
+    )
+    assert 0.5 < saved / kept < 0.6
+
+
 def test_a_limit_shortens_the_slices_until_the_plan_fits() -> None:
     config = replace(CONFIG, vocab_size=32768, max_length=8192, slice_length=8192)
     whole = plan(config, SETTINGS).total

@@ -10,12 +10,13 @@ import sys
 
 _M_MMAP_THRESHOLD = -3
 """glibc's name for it in <malloc.h>."""
-_THRESHOLD = 4 << 20
+OWN_PAGES = 4 << 20
+"""Bytes from which on a tensor has pages of its own."""
 
 
 def return_freed_memory() -> None:
-    """Have every block of 4 MB or more returned when it is freed, where the system is Linux."""
+    """Have every block of OWN_PAGES or more returned when it is freed, where there is glibc."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+            mallopt(_M_MMAP_THRESHOLD, OWN_PAGES)

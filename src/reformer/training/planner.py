@@ -14,10 +14,12 @@ from reformer.models.encoder_decoder import EncoderDecoder
 from reformer.models.reformer import Reformer
 from reformer.ops.hashing import default_num_buckets, smallest_integer
 from reformer.settings import TrainingSettings
+from reformer.training.allocator import OWN_PAGES
 
 _FLOAT = 4
 _INTEGER = 8
 _MOMENT = {"float32": 4, "bfloat16": 2}
+_LARGE_PAGE = 2 << 20
 _BASE = 290 * 2**20
 """Python, torch and its libraries, measured."""
 _ROUNDING = 30 * 2**20
@@ -75,11 +77,11 @@ def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
     positions = settings.batch_size * config.max_length
     work = _Work(config, settings, positions)
     terms = [
-        Term("parameters", weights * _FLOAT, f"{weights:,} numbers in float32"),
+        Term("parameters", _in_pages(tensors, _FLOAT), f"{weights:,} numbers in float32"),
         _gradients(tensors, settings),
         Term(
             "optimizer moments",
-            2 * weights * _MOMENT[settings.moments],
+            2 * _in_pages(tensors, _MOMENT[settings.moments]),
             f"two numbers for each parameter (AdamW) in {settings.moments}",
         ),
         Term(
@@ -111,9 +113,17 @@ def plan(config: ReformerConfig, settings: TrainingSettings) -> Plan:
     return Plan(weights, tuple(terms))
 
 
+def _in_pages(tensors: list[int], number: int) -> int:
+    """Bytes of tensors with so many numbers; a large one is held in whole large pages."""
+    sizes = (count * number for count in tensors)
+    return sum(
+        size if size < OWN_PAGES else -(-size // _LARGE_PAGE) * _LARGE_PAGE for size in sizes
+    )
+
+
 def _gradients(tensors: list[int], settings: TrainingSettings) -> Term:
     if settings.gradients == "kept":
-        return Term("gradients", sum(tensors) * _FLOAT, "one number for each parameter")
+        return Term("gradients", _in_pages(tensors, _FLOAT), "one number for each parameter")
     # Where moments are narrow, both of the tensor in float32 and their rounding as well.
     copies = 1 if settings.moments == "float32" else 4
     return Term("gradients", max(tensors) * copies * _FLOAT, "of the largest tensor, then freed")
