@@ -66,3 +66,11 @@ def test_a_stop_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     answer = call("reproduce", "speed", "--out", tmp_path)
     assert answer.code == 143 and "goes on from here" in answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_one_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        answer = call("reproduce", "speed", "--out", out)
+        assert answer.code == 2 and "name a folder" in answer.err, answer.err
+        assert answer.err.count("\n") == 1 and answer.out == ""

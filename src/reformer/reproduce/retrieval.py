@@ -2,7 +2,8 @@
 
 One model learns ``data.recall`` on short sequences and goes on to longer ones, a few steps each;
 its weights do not depend on the length, and the number of buckets follows it. Exact attention
-takes the same course.
+takes the same course. It starts where half of a sequence is needles: begun at 128 tokens, both
+kinds learn to look up some needles, guess the others by exclusion, and are stuck at 78 %.
 """
 
 import dataclasses
@@ -43,25 +44,32 @@ class Stage:
 
 
 STAGES = (
-    Stage(128, 16, 700, 4e-3),
-    Stage(1024, 2, 150, 2e-3),
-    Stage(4096, 1, 100, 1e-3),
-    Stage(_LONGEST, 1, 30, 1e-3),
+    Stage(32, 32, 120, 3e-3),
+    Stage(128, 16, 60, 2e-3),
+    Stage(1024, 2, 60, 1e-3),
+    Stage(4096, 1, 30, 1e-3),
+    Stage(_LONGEST, 1, 10, 1e-3),
 )
+_NUM_QUICK_STAGES = 3
+_MORE_ROUNDS = 8
+"""In evaluation, beside the rounds of training."""
 
 
 def measure(size: Size, folder: Path, say: Say) -> Findings:
     """Take both models through the stages, judging each at its end."""
-    stages = STAGES if size == "full" else STAGES[:2]
+    stages = STAGES if size == "full" else STAGES[:_NUM_QUICK_STAGES]
     journal = Journal(folder / "retrieval.jsonl")
+    rows = []
     for kind in _KINDS:
         for number, stage in enumerate(stages):
-            key = {"attention": kind, "length": stage.length}
-            if journal.find(key) is None:
-                journal.add(key | _learn(kind, number, folder))
-                say(f"{kind}, {stage.length:,} tokens: {journal.rows[-1]['accuracy']:.1%} right")
-    lengths = [stage.length for stage in stages]
-    return _judge([row for row in journal.rows if row["length"] in lengths], lengths)
+            key = {"attention": kind, **dataclasses.asdict(stage)}
+            row = journal.find(key)
+            if row is None:
+                row = key | _learn(kind, number, folder)
+                journal.add(row)
+                say(f"{kind}, {stage.length:,} tokens: {row['accuracy']:.1%} right")
+            rows.append(row)
+    return _judge(rows, [stage.length for stage in stages])
 
 
 def config(kind: str, length: int) -> ReformerConfig:
@@ -98,10 +106,13 @@ def _learn(kind: str, number: int, folder: Path) -> Row:
     source = RecallSource(stage.length, derive_seed(number))
     outcome = train_briefly(model, source, settings, lambda step, loss: None)
     model.save_pretrained(_place(folder, kind, stage))
+    reached = accuracy(model, stage.length)
+    more = ReformerForCausalLM(model.config.with_num_hashes(_MORE_ROUNDS))
+    more.load_state_dict(model.state_dict())
     return {
-        "steps": stage.steps,
         "accuracy_before": untrained,
-        "accuracy": accuracy(model, stage.length),
+        "accuracy": reached,
+        "accuracy_more_rounds": accuracy(more, stage.length) if kind == "lsh" else None,
         "seconds_per_step": outcome.seconds_per_step,
     }
 
@@ -134,12 +145,14 @@ def _judge(rows: list[Row], lengths: list[int]) -> Findings:
             for kind in _KINDS
         )
         for row in (exact, lsh):
-            cells = [f"{row[name]:.1%}" for name in ("accuracy_before", "accuracy")]
+            shares = [row[f"accuracy{what}"] for what in ("_before", "", "_more_rounds")]
+            cells = ["" if share is None else f"{share:.1%}" for share in shares]
             lines.append([row["attention"], f"{length:,}", str(row["steps"]), *cells])
         for row, name in ((exact, "exact attention, the yardstick,"), (lsh, "LSH")):
             claim = f"{length:,} tokens: {name} finds 95 %"
             checks.append(Check(claim, f"{row['accuracy']:.1%}", row["accuracy"] >= _GOAL))
     columns = ["attention", "tokens", "steps at this length", "before them", "after"]
+    columns.append(f"with {_MORE_ROUNDS} rounds")
     title = "Needles found in filler, by length"
     return Findings(title, rows, markdown_table(columns, lines), checks, lambda a: _draw(rows, a))
 
