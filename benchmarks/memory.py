@@ -140,13 +140,17 @@ def depth() -> Rows:
         "axial_sizes": (32, 96),
     }
     config = dataclasses.replace(config, max_length=65536, axial_shape=(256, 256), **width)
+    ways: dict[str, Result] = {
+        "reversible": {"streams": "exact"},
+        "stored": {"streams": "stored"},
+        "checkpointed": {},
+    }
     rows: Rows = {}
-    for layers in (6, 12, 24):
-        deep = dataclasses.replace(config, layers=config.layers[:2] * (layers // 2))
-        stored = dataclasses.replace(deep, streams="stored")
-        rows[f"{layers}, reversible"] = partial(measure_apart, deep, settings, 1)
-        rows[f"{layers}, stored"] = partial(measure_apart, stored, settings, 1)
-        rows[f"{layers}, checkpointed"] = partial(measure_apart, deep, settings, 1, "checkpointed")
+    for way, fields in ways.items():
+        for layers in (6, 12, 24):
+            deep = dataclasses.replace(config, layers=config.layers[:2] * (layers // 2), **fields)
+            blocks = "checkpointed" if way == "checkpointed" else "reversible"
+            rows[f"{layers}, {way}"] = partial(measure_apart, deep, settings, 1, blocks)
     return rows
 
 
