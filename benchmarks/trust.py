@@ -45,8 +45,8 @@ def run_test(test: str) -> tuple[int, float, Results]:
     return done.returncode, seconds, found
 
 
-def table(results: Results) -> str:
-    """The checks, their counts and what was found, for people."""
+def table(results: Results, tests: list[str]) -> str:
+    """The checks, their counts and what was found, for people; what failed, and what is left."""
     lines = [
         "Written by `python benchmarks/trust.py`. " + results["machine"] + ".",
         "",
@@ -58,9 +58,17 @@ def table(results: Results) -> str:
         count = facts.pop("count")
         found = ", ".join(f"{name.replace('_', ' ')}: {_words(v)}" for name, v in facts.items())
         lines.append(f"| {check} | {count:,} | {found} |")
-    failed = [name for name, test in results["tests"].items() if not test["passed"]]
+    known = results["tests"]
+    failed = [_name(test) for test in tests if test in known and not known[test]["passed"]]
+    left = [_name(test) for test in tests if test not in known]
     lines += ["", f"Failed: {', '.join(failed)}." if failed else "No test failed."]
+    if left:
+        lines += ["", f"Not run yet: {', '.join(left)}."]
     return "\n".join(lines) + "\n"
+
+
+def _name(test: str) -> str:
+    return test.rpartition("::")[2].removesuffix("[full]").removeprefix("test_").replace("_", " ")
 
 
 def _words(value: Any) -> str:
@@ -82,7 +90,8 @@ def main() -> None:
     results["machine"] = (
         f"{os.cpu_count()} processors ({platform.machine()}), Python {platform.python_version()}"
     )
-    for test in find_tests():
+    tests = find_tests()
+    for test in tests:
         passed = results["tests"].get(test, {"passed": False})["passed"]
         wanted = any(word in test for word in words) if words else not passed
         if not wanted:
@@ -93,7 +102,7 @@ def main() -> None:
         results["checks"] |= found
         results["tests"][test] = {"passed": code == 0, "seconds": round(seconds)}
         RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
-        RESULTS.with_suffix(".md").write_text(table(results))
+        RESULTS.with_suffix(".md").write_text(table(results, tests))
         print(f"{test}: {'passed' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
 
 
