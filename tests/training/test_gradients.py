@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer.config import ConfigError, ReformerConfig
+from reformer.models.encoder_decoder import ReformerEncoderDecoder
 from reformer.models.language import ReformerForCausalLM
 from reformer.settings import Gradients
 from reformer.tasks import prepare_task
@@ -67,6 +68,27 @@ def test_freed_gradients_that_are_not_clipped_train_as_kept_ones(streams: str) -
     freed, same_rows = _trained("freed", config, clip_norm=1e6)
     assert rows == same_rows
     assert all(torch.equal(kept[name], freed[name]) for name in kept)
+
+
+@pytest.mark.parametrize("gradients", ["freed", "twice"])
+def test_an_encoder_with_its_decoder_trains_so_too(gradients: Gradients) -> None:
+    config = replace(CONFIG, encoder_layers=CONFIG.layers)
+    results = []
+    for way in ("kept", gradients):
+        model = ReformerEncoderDecoder(config).train()
+        optimizer = build_optimizer(model, SETTINGS)
+
+        def differentiate() -> float:
+            source, target = _tokens(1), _tokens(2)
+            loss = model(source, target_ids=target, labels=target, draw=0).loss  # noqa: B023
+            loss.backward()
+            return float(loss.detach())
+
+        rows = [STEPS[way](model, optimizer, differentiate, RATE, 1e6) for _ in range(2)]
+        results.append((rows, model.state_dict() | optimizer_tensors(model, optimizer)))
+    (kept_rows, kept), (rows, found) = results
+    assert kept_rows == rows and len(found) == len(kept)
+    assert all(torch.equal(kept[name], found[name]) for name in kept)
 
 
 def test_freed_gradients_are_clipped_each_by_its_own_norm() -> None:

@@ -1,7 +1,7 @@
 """AdamW's moments in bfloat16: 4 bytes less for each parameter.
 
-A moment that decays by 2 % or less at a time would stand still if it were rounded to the nearest
-of bfloat16's 8 bits. It is rounded up or down at random instead, up with the probability that
+A second moment that decays by a thousandth at a time would stand still if it were rounded to the
+nearest of bfloat16's 8 bits. It is rounded up or down at random instead, with the probability that
 makes the mean exact; the draw is named by the step, the parameter and the moment.
 """
 
