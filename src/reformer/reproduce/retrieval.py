@@ -148,9 +148,13 @@ def _judge(rows: list[Row], lengths: list[int]) -> Findings:
             shares = [row[f"accuracy{what}"] for what in ("_before", "", "_more_rounds")]
             cells = ["" if share is None else f"{share:.1%}" for share in shares]
             lines.append([row["attention"], f"{length:,}", str(row["steps"]), *cells])
-        for row, name in ((exact, "exact attention, the yardstick,"), (lsh, "LSH")):
+        for name, share in (
+            ("exact attention, the yardstick,", exact["accuracy"]),
+            ("LSH", lsh["accuracy"]),
+            (f"LSH with {_MORE_ROUNDS} rounds in evaluation", lsh["accuracy_more_rounds"]),
+        ):
             claim = f"{length:,} tokens: {name} finds 95 %"
-            checks.append(Check(claim, f"{row['accuracy']:.1%}", row["accuracy"] >= _GOAL))
+            checks.append(Check(claim, f"{share:.1%}", share >= _GOAL))
     columns = ["attention", "tokens", "steps at this length", "before them", "after"]
     columns.append(f"with {_MORE_ROUNDS} rounds")
     title = "Needles found in filler, by length"
