@@ -10,7 +10,16 @@ from typing import Any, Literal, get_args
 from reformer.checks import ConfigError, require_choice, require_count
 
 Task = Literal[
-    "text", "dialogue", "copy", "image", "classify", "qa", "find", "tag", "masked", "signal",
+    "text",
+    "dialogue",
+    "copy",
+    "image",
+    "classify",
+    "qa",
+    "find",
+    "tag",
+    "masked",
+    "signal",
     "seq2seq",
 ]
 Precision = Literal["float32", "bfloat16"]
