@@ -88,8 +88,9 @@ def test_what_is_found_can_be_asked_for_and_starts_a_model_of_questions(tmp_path
     lines = [json.dumps({"text": document}) + "\n" for document in _documents(60, 1, words=12)]
     text.write_text("".join(lines))
     run = tmp_path / "find"
-    learned = call("train", text, "--task", "find", "--layers", "local", "lsh", *SIZES,
-                   "--steps", 4, "--batch-size", 4, "--evaluate-tokens", 2000, "--out", run)  # fmt: skip
+    steps = ("--steps", 4, "--batch-size", 4, "--evaluate-tokens", 2000)
+    learned = call("train", text, "--task", "find", "--layers", "local", "lsh", *SIZES, *steps,
+                   "--out", run)  # fmt: skip
     assert learned.code == 0, learned.err
     assert "57 documents" in learned.out
     scores = json.loads(call("evaluate", run, text, "--json").out)
