@@ -42,7 +42,7 @@ BAD = {
     "train *.nothing": "*.nothing",
     "train empty.txt": "empty.txt",
     "train binary": "binary",
-    "train short.txt": "more text",
+    "train short.txt": "give more, or a --validation file",
     "train bad.gz": "bad.gz",
     "train book.txt --out run": "not empty",
     "train book.txt --out book.txt": "book.txt",
