@@ -91,7 +91,7 @@ def test_a_short_text_shortens_the_model(tmp_path: Path) -> None:
     longer = ["--hidden-size", 8, "--preset", "novel", "--steps", 1, "--out", tmp_path / "run2"]
     answer = call("train", text, *longer)
     assert answer.code == 0, answer.err
-    assert "The text is short: the sequence length is 380" in answer.out
+    assert "The input is short: the sequence length is 380" in answer.out
     assert ReformerForCausalLM.from_pretrained(tmp_path / "run2").config.max_length == 380
 
 

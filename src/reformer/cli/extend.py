@@ -11,8 +11,7 @@ from reformer.cli.arguments import ExtendArguments
 from reformer.cli.devices import find_device
 from reformer.cli.generate import require_whole, sampling_of
 from reformer.data.files import InputError, ending_of
-from reformer.data.signals.files import find_signals, kept_kind, read_signals
-from reformer.data.signals.kind import SignalKind, Values
+from reformer.data.signals.files import find_signals, kept_kind, signal_values
 from reformer.generation.decode import generate
 from reformer.models.language import ReformerForCausalLM
 
@@ -23,7 +22,7 @@ def run(arguments: ExtendArguments) -> int:
     for name, least in (("seed", 0), ("values", 1)):
         require_whole(name, getattr(arguments, name), least)
     kind = kept_kind(arguments.run)
-    values = _read(arguments.file, kind)
+    values = signal_values(find_signals([arguments.file]), kind)
     out = arguments.out or _free_path(arguments.run, arguments.file)
     if out.exists():
         raise InputError(f"{out} exists and is never overwritten: name another --out")
@@ -45,13 +44,6 @@ def run(arguments: ExtendArguments) -> int:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     print(out)
     return 0
-
-
-def _read(file: Path, kind: SignalKind) -> Values:
-    data = b"".join(read_signals(find_signals([file]), kind))
-    if not data:
-        raise InputError(f"{file} holds no {kind.value_name}")
-    return np.frombuffer(data, np.uint8)
 
 
 def _free_path(run: Path, file: Path) -> Path:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from reformer.data.chat_template import ChatEncoder, Message, read_messages
-from reformer.data.corpus import VALIDATION_PART, Corpus
+from reformer.data.corpus import VALIDATION_PART, Corpus, has_corpus, open_corpus
 from reformer.data.files import InputError, find_files, read_file
 from reformer.data.sources import Batch, bits_per_byte
-from reformer.data.store import TokenStore, has_store, open_store, write_store
+from reformer.data.store import TokenStore, write_store
 from reformer.data.tokenizer import TokenIds, Tokenizer
 from reformer.ops.randomness import derive_seed
 from reformer.ops.sliced import IGNORED_LABEL
@@ -36,8 +36,8 @@ def prepare_dialogues(
 
     Without a validation file the last 5 % of the conversations are kept for validation.
     """
-    if has_store(folder, "train") and has_store(folder, "validation"):
-        return Corpus(open_store(folder, "train"), open_store(folder, "validation"))
+    if has_corpus(folder):
+        return open_corpus(folder)
     files = find_files(inputs)
     total = sum(1 for _ in read_dialogues(files))
     kept = max(1, total // VALIDATION_PART) if validation is None else 0

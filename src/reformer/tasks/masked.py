@@ -22,7 +22,7 @@ from reformer.ops.sliced import IGNORED_LABEL
 from reformer.training.evaluation import Pause, evaluating, no_pause
 from reformer.training.planner import format_bytes
 from reformer.training.run import Run, require_vocabulary
-from reformer.training.task import Task, TaskKind
+from reformer.training.task import Task, TaskKind, shortened
 
 _HELD_OUT = 2
 """Names the spans that are hidden in validation."""
@@ -47,10 +47,8 @@ class MaskedTask(TaskKind):
             run.data, description.inputs, description.validation, tokenizer, config.vocab_size
         )
         num_tokens = len(corpus.train)
-        if config.max_length > num_tokens and not length_fixed:
-            say(f"The text is short: the sequence length is {num_tokens}, not {config.max_length}.")
-            shorter = replace(config, max_length=num_tokens)
-            return run.describe(replace(description, config=shorter))
+        if shorter := shortened(run, num_tokens, length_fixed=length_fixed, say=say):
+            return shorter
         return Task(
             self.model,
             MaskedSource(corpus.train, config.max_length, config.seed),

@@ -1,11 +1,8 @@
 """Signals of one dimension, value by value: each from those before it."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from reformer.data.corpus import has_corpus
 from reformer.data.files import InputError
@@ -16,14 +13,13 @@ from reformer.data.signals.files import (
     keep_kind,
     kept_kind,
     prepare_signals,
-    read_signals,
+    signal_values,
 )
-from reformer.data.store import TokenStore, open_store, write_store
-from reformer.data.tokenizer import ByteTokenizer
+from reformer.data.store import TokenStore, open_store
 from reformer.models.language import ReformerForCausalLM
 from reformer.training.evaluation import Pause, TextValidation, no_pause
 from reformer.training.run import Run
-from reformer.training.task import Task, TaskKind
+from reformer.training.task import Task, TaskKind, shortened
 
 
 class SignalTask(TaskKind):
@@ -48,15 +44,13 @@ class SignalTask(TaskKind):
             files = find_signals(description.inputs)
             keep_kind(run.path, find_kind(files, description.settings.column))
         kind = kept_kind(run.path)
+        corpus = prepare_signals(run.data, description.inputs, description.validation, kind)
+        num_values = len(corpus.train)
         if config.vocab_size != kind.vocab_size:
             config = replace(config, vocab_size=kind.vocab_size)
             return run.describe(replace(description, config=config))
-        corpus = prepare_signals(run.data, description.inputs, description.validation, kind)
-        num_values = len(corpus.train)
-        if config.max_length > num_values and not length_fixed:
-            say(f"The signal is short: sequences are {num_values} long, not {config.max_length}.")
-            config = replace(config, max_length=num_values)
-            return run.describe(replace(description, config=config))
+        if shorter := shortened(run, num_values, length_fixed=length_fixed, say=say):
+            return shorter
         return Task(
             self.model,
             SignalSource(corpus.train, config.max_length, config.seed),
@@ -69,15 +63,8 @@ class SignalTask(TaskKind):
         return SignalValidation(store, run.description.settings.evaluate_tokens)
 
     def validation_on(self, run: Run, inputs: Sequence[str]) -> "SignalValidation":
-        kind = kept_kind(run.path)
-        values = read_signals(find_signals(inputs), kind)
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
-            store = write_store(place, "given", values, ByteTokenizer(), kind.vocab_size)
-            kept = TokenStore(np.array(store.tokens), store.num_bytes)
-        if len(kept) == 0:
-            raise InputError(f"{inputs[0]} holds no {kind.value_name}")
-        return SignalValidation(kept, len(kept))
+        values = signal_values(find_signals(inputs), kept_kind(run.path))
+        return SignalValidation(TokenStore(values, len(values)), len(values))
 
 
 class SignalValidation(TextValidation):

@@ -1,7 +1,6 @@
 """Language modelling: each token of a text from those before it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from reformer.data.corpus import prepare_corpus
 from reformer.data.files import shipped_novel
@@ -14,7 +13,7 @@ from reformer.models.language import ReformerForCausalLM
 from reformer.training.evaluation import TextValidation
 from reformer.training.planner import format_bytes
 from reformer.training.run import Run, require_vocabulary
-from reformer.training.task import Task, TaskKind
+from reformer.training.task import Task, TaskKind, shortened
 
 _SAMPLE_TOKENS = 200
 
@@ -35,10 +34,8 @@ class TextTask(TaskKind):
             run.data, description.inputs, description.validation, tokenizer, config.vocab_size
         )
         num_tokens = len(corpus.train)
-        if config.max_length > num_tokens and not length_fixed:
-            say(f"The text is short: the sequence length is {num_tokens}, not {config.max_length}.")
-            shorter = replace(config, max_length=num_tokens)
-            return run.describe(replace(description, config=shorter))
+        if shorter := shortened(run, num_tokens, length_fixed=length_fixed, say=say):
+            return shorter
         return Task(
             self.model,
             TextSource(corpus.train, config.max_length, config.seed),

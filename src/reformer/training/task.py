@@ -7,7 +7,7 @@ and returns a ``Task``: training sequences by number, and a validation.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,21 @@ class Task:
     data: str
     """The data in a few words, for people."""
     example: Example | None = None
+
+
+def shortened(
+    run: Run, num_tokens: int, *, length_fixed: bool, say: Callable[[str], None]
+) -> Run | None:
+    """The run with sequences as long as its data, when these are shorter than its own; else None.
+
+    Not when the length was asked for: then the source refuses it.
+    """
+    config = run.description.config
+    if length_fixed or config.max_length <= num_tokens:
+        return None
+    say(f"The input is short: the sequence length is {num_tokens}, not {config.max_length}.")
+    shorter = replace(config, max_length=num_tokens)
+    return run.describe(replace(run.description, config=shorter))
 
 
 class TaskKind(ABC):

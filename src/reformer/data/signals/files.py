@@ -5,11 +5,13 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from reformer import durable
 from reformer.data.corpus import Corpus, has_corpus, open_corpus, write_corpus
 from reformer.data.files import InputError, ending_of, find_files_like
 from reformer.data.signals.genome import Genome
-from reformer.data.signals.kind import SignalKind
+from reformer.data.signals.kind import SignalKind, Values
 from reformer.data.signals.series import Series
 from reformer.data.signals.sound import Sound
 from reformer.data.sources import LossUnit, TextSource
@@ -65,6 +67,14 @@ def read_signals(files: Sequence[Path], kind: SignalKind) -> Iterator[bytes]:
             )
         for values in kind.read(file):
             yield values.tobytes()
+
+
+def signal_values(files: Sequence[Path], kind: SignalKind) -> Values:
+    """The values of whole files, end to end; InputError when there are none."""
+    data = b"".join(read_signals(files, kind))
+    if not data:
+        raise InputError(f"{files[0]} holds no {kind.value_name}")
+    return np.frombuffer(data, np.uint8)
 
 
 def prepare_signals(
