@@ -1,12 +1,12 @@
 """What a run records as it goes: metrics.jsonl, one line a step, and TensorBoard events."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reformer import durable
+from reformer.training.events import EventsFile
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -42,9 +42,8 @@ class MetricsWriter:
         self._file.write(_line(row))
         self._file.flush()
         if self._events is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._events.add_scalar(name, value, row["step"])
+            scalars = {name: value for name, value in row.items() if name != "step"}
+            self._events.write(row["step"], scalars)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -57,12 +56,9 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(dict(row), allow_nan=False) + "\n"
 
 
-def _open_events(folder: Path, last_step: int) -> Any:
-    """A TensorBoard writer, or None where the tensorboard package is not installed."""
+def _open_events(folder: Path, last_step: int) -> EventsFile | None:
+    """A file of events, or None where the tensorboard package is not installed."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from torch.utils.tensorboard import SummaryWriter
+        return EventsFile(folder, last_step)
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=last_step + 1)
