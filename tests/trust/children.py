@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 # Imported for the server that preloads this module: what a command would load while it runs.
-import tensorboard.compat.proto.event_pb2
-import tensorboard.summary.writer.record_writer
 import torch._dynamo
 
 from reformer.cli import main
