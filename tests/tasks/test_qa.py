@@ -2,15 +2,16 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from reformer import LSH, Local, ReformerConfig, ReformerForQuestionAnswering
 from reformer.data.reading import QuestionSource, Reader
-from reformer.data.squad import Questions, exact_match, f1, normalize, read_squad
+from reformer.data.squad import Question, Questions, exact_match, f1, normalize, read_squad
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, train_tokenizer
 from reformer.generation.answering import answer, best_span
 from tests.cli.conftest import call
@@ -79,13 +80,55 @@ def test_labels_cover_the_answer_in_whole_documents_and_in_parts(
         ):
             decoder = tokenizer.decoder()
             pieces = [decoder.feed(i) for i in ids.tolist()]
-            question = "".join(pieces).split("\x02")[0].lstrip("\x01")
-            if not wanted[question]:
-                assert (start, end) == (0, 0)
+            question, _, part = "".join(pieces).partition("\x02")
+            answer = wanted[question.lstrip("\x01")]
+            if (start, end) == (0, 0):
+                assert not answer or (length == 60 and answer not in part)
                 continue
             span = tokenizer.decoder()
             text = "".join(span.feed(i) for i in ids[start : end + 1].tolist())
-            assert text.strip() == wanted[question]
+            assert text.strip() == answer
+
+
+def test_one_part_in_four_holds_no_answer_and_the_others_hold_all_of_it() -> None:
+    text = "".join(random.Random(1).choices("abcdefgh", k=70))
+    spans = {"one": [(30, 33)], "two": [(50, 54), (20, 21)], "none": []}
+    asked = [
+        Question("", name, 0, tuple((text[start:end], start) for start, end in places))
+        for name, places in spans.items()
+    ]
+    source = QuestionSource(Questions([text], asked), Reader(ByteTokenizer(), _config(30)), seed=1)
+    without: dict[str, list[int]] = {name: [] for name in spans}
+    answered: dict[str, list[int]] = {name: [] for name in spans}
+    for number in range(1500):
+        row = source.batch(number, 1)
+        question, _, part = bytes(row["input_ids"][0].tolist()).decode().partition("\x02")
+        name, first = question[1:], text.index(part)
+        start, end = int(row["start_positions"]), int(row["end_positions"])
+        if (start, end) == (0, 0):
+            without[name].append(first)
+            held = range(first, first + len(part))
+            assert not any(place in held for span in spans[name] for place in range(*span))
+        else:
+            answered[name].append(first)
+            shift = first - len(question) - 1
+            assert (start + shift, end + 1 + shift) == spans[name][0]
+    assert not answered["none"]
+    for name in ("one", "two"):
+        share = len(without[name]) / (len(without[name]) + len(answered[name]))
+        assert 0.2 < share < 0.3
+    # Of both kinds, every part is drawn; one has 25 of the 70 tokens.
+    assert set(answered["one"]) == {*range(33 - 25, 30 + 1)}
+    assert set(without["one"]) == {*range(30 - 25 + 1), *range(33, 70 - 25 + 1)}
+
+
+def test_a_whole_document_always_has_its_answer(story: Path) -> None:
+    questions = read_squad([story])
+    source = QuestionSource(questions, Reader(ByteTokenizer(), _config(200)), seed=1)
+    answers = sum(bool(question.answers) for question in questions.questions)
+    for epoch in range(30):
+        batch = source.batch(epoch * len(questions.questions), len(questions.questions))
+        assert int((batch["start_positions"] > 0).sum()) == answers
 
 
 def test_a_part_of_a_document_keeps_its_place(story: Path) -> None:
@@ -156,6 +199,54 @@ def test_an_answer_is_found_wherever_it_stands(length: int) -> None:
     # A question is no place for its own answer.
     model.wanted = b"Which"
     assert answer(model, ByteTokenizer(), STORY, "Which?").text != "Which"
+
+
+class _Scoring(ReformerForQuestionAnswering):
+    """Scores the letters A to I by ``scores``, and no answer by the digit on the page."""
+
+    scores: ClassVar[dict[str, float]] = {}
+
+    def forward(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(input_ids, *args, **kwargs)
+        for logits in output[:2]:
+            logits.fill_(-50.0)
+            for row, ids in enumerate(input_ids.tolist()):
+                page = bytes(ids).decode()
+                logits[row, 0] = sum(float(letter) for letter in page if letter.isdigit())
+                for letter, score in self.scores.items():
+                    for place in (i for i, found in enumerate(page) if found == letter):
+                        logits[row, place] = score
+        return output
+
+
+def test_answers_on_different_pages_are_compared_by_how_far_they_are_above_no_answer() -> None:
+    model = _Scoring(_config(24)).eval()
+    reader = Reader(ByteTokenizer(), model.config)
+    document = "A 9" + "." * 40 + "B 1" + "." * 40 + "C"
+    pages = reader.pages(reader.question("?"), reader.document(document))
+    assert len(pages) > 4
+    for scores, best in (
+        ({"A": 9.5, "B": 3.0}, "B"),
+        ({"A": 9.5, "B": 1.25}, "A"),
+        ({"A": 9.5, "B": 3.0, "C": 2.5}, "C"),
+        ({"A": 8.5, "B": 0.5, "C": -0.5}, ""),
+        ({}, ""),
+    ):
+        model.scores = scores
+        found = answer(model, ByteTokenizer(), document, "?")
+        assert found.text == best
+        assert document[found.start : found.end] == best
+
+
+def test_pages_leave_no_answer_out_and_little_is_read_twice() -> None:
+    config = replace(_config(60), max_length=8192, axial_shape=(128, 128))
+    reader = Reader(ByteTokenizer(), config)
+    question, document = reader.question("When?"), reader.document("x" * 60000)
+    pages = reader.pages(question, document)
+    ends = [page.first + len(page) - page.question_length for page in pages]
+    assert pages[0].first == 0 and ends[-1] == 60000
+    assert all(end - page.first >= 512 for end, page in zip(ends, pages[1:], strict=False))
+    assert sum(map(len, pages)) < 1.2 * 60000
 
 
 def test_scores_are_those_of_squads_script() -> None:

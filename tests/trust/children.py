@@ -21,7 +21,7 @@ from reformer.tasks import prepare_task
 from reformer.training.checkpoint import CheckpointError
 from reformer.training.lock import locked
 from reformer.training.loop import TrainingError, train
-from reformer.training.run import open_run
+from reformer.training.run import RunError, open_run
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
@@ -129,7 +129,7 @@ def _train(path: Path, output: Path, prepare: Prepare | None) -> None:
         with locked(path):
             run, task = prepare_task(open_run(path), length_fixed=True, say=print)
             outcome = train(run, task, _Silent(), torch.device("cpu"))
-    except (OSError, CheckpointError, TrainingError) as error:
+    except (OSError, CheckpointError, TrainingError, RunError) as error:
         print(f"reformer: {error}")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, RunError) else 1)
     sys.exit(outcome.exit_code)

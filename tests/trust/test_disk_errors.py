@@ -24,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("server")
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EDQUOT)
 CALLS = ("fsync", "rename", "replace", "mkdir", "open", "chmod")
+REQUESTS = 88
+"""So many times an undisturbed run asks the disk for something, give or take a few."""
 Template = tuple[Path, dict[str, Any]]
 
 
@@ -50,7 +52,7 @@ def _try(run: Path, output: Path, expected: dict[str, Any], prepare: Prepare, ca
     if code == 0:
         assert outcome(run) == expected, f"{case}: silently wrong"
         return False
-    assert code == 1 and said.splitlines()[-1].startswith("reformer: "), f"{case}: {said}"
+    assert code in (1, 2) and said.splitlines()[-1].startswith("reformer: "), f"{case}: {said}"
     complaints: list[str] = []
     checkpoint = load_latest(run / "checkpoints", complaints.append)
     assert checkpoint is not None and checkpoint.step >= STEPS - 3, case
@@ -87,13 +89,12 @@ def _fail(number: int, error: int, lasting: bool) -> None:
     builtins.open = io.open = counted(open, for_writing)
 
 
-@tiers(small=5, middle=60, full=150)
+@tiers(small=5, middle=60, full=2 * REQUESTS)
 def test_every_call_to_the_disk_may_fail(scratch: Path, late: Template, count: int) -> None:
     template, expected = late
-    failures = number = 0
-    stride = {5: 31, 60: 3, 150: 2}[count]
+    failures = 0
     for trial in range(count):
-        number += stride
+        number = 1 + 31 * trial % REQUESTS  # prime to it: each number comes once before any again
         error, lasting = ERRORS[trial % len(ERRORS)], bool(trial // len(ERRORS) % 2)
         case = f"call {number}, {errno.errorcode[error]}, {'lasting' if lasting else 'once'}"
         run = scratch / "run"
@@ -102,7 +103,7 @@ def test_every_call_to_the_disk_may_fail(scratch: Path, late: Template, count: i
         failures += _try(run, scratch / "output", expected, fail, case)
         _goes_on(run, scratch / "output", expected, case)
         shutil.rmtree(run)
-    assert failures > count / 3
+    assert failures > 0.8 * count
     record("T3", "ENOSPC, EIO, EACCES or EDQUOT at one call to the disk, or from it on", count,
            failed_with_a_sentence=failures, lost=0, silent=0)  # fmt: skip
 

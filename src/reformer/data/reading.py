@@ -22,6 +22,10 @@ from reformer.ops.randomness import derive_seed
 
 _START, _END = "\x01", "\x02"
 _MOST_QUESTION = 512
+_OVERLAP = 512
+"""Tokens that neighbouring pages share, or half a page: an answer and what is around it."""
+_WITHOUT_ANSWER = 0.25
+"""The share of the parts of longer documents that hold no answer."""
 _PART = 1
 """Names the draws of parts of documents."""
 
@@ -77,10 +81,10 @@ class Reader:
         return Page(np.concatenate([question, part]), positions, len(question), first)
 
     def pages(self, question: Row, document: PlacedTokens) -> list[Page]:
-        """The whole document: one page, or pages that overlap by half."""
+        """The whole document: one page, or pages that overlap."""
         room = self.room(question)
         last = max(0, len(document) - room)
-        firsts = [*range(0, last, max(1, room // 2)), last]
+        firsts = [*range(0, last, room - min(_OVERLAP, room // 2)), last]
         return [self.page(question, document, first) for first in firsts]
 
     def room(self, question: Row) -> int:
@@ -89,9 +93,13 @@ class Reader:
 
 
 class SpanSource(ABC):
-    """Pages with the places of their answers; of a long document, random parts that hold it.
+    """Pages with the places of their answers; of a long document, random parts.
 
-    An unanswerable question points at the sequence's first token.
+    A page that holds no answer points at its first token, whether it is that the question has
+    none or that the answer stands elsewhere in the document: every fourth part is such a one
+    ("no-answer", Clark & Gardner 2017, section 3.2). The spans of all pages are so measured against
+    one thing, and the best of them is the document's answer. The other parts hold the first
+    answer, anywhere.
     """
 
     unit = NATS
@@ -115,17 +123,30 @@ class SpanSource(ABC):
     def _row(self, number: int) -> tuple[Page, tuple[int, int]]:
         question = self.question(number)
         document, ids = self.documents[question.document], self.reader.question(question.text)
-        span = _answer(question, document)
-        lowest, highest = 0, max(0, len(document) - self.reader.room(ids))
-        if span is not None:
-            lowest = min(highest, max(0, span[1] + 1 - self.reader.room(ids)))
-            highest = min(highest, span[0])
-        draw = derive_seed(self.seed, _PART, number)
-        page = self.reader.page(ids, document, lowest + draw % (max(lowest, highest) - lowest + 1))
-        if span is None:
-            return page, (0, 0)
+        spans = [document.covering(start, start + len(text)) for text, start in question.answers]
+        room = self.reader.room(ids)
+        firsts = np.arange(max(0, len(document) - room) + 1)
+        without = _without(spans, firsts, room)
+        rng = np.random.default_rng(derive_seed(self.seed, _PART, number))
+        if not spans or (len(without) and rng.random() < _WITHOUT_ANSWER):
+            return self.reader.page(ids, document, int(rng.choice(without))), (0, 0)
+        start, end = spans[0]
+        page = self.reader.page(ids, document, int(rng.choice(_holding(start, end, firsts, room))))
         shift = page.question_length - page.first
-        return page, (span[0] + shift, span[1] + shift)
+        return page, (start + shift, end + shift)
+
+
+def _without(spans: Sequence[tuple[int, int]], firsts: Row, room: int) -> Row:
+    """Of the parts of ``room`` tokens from ``firsts`` on, those without a token of any span."""
+    touched = np.zeros(len(firsts), bool)
+    for start, end in spans:
+        touched |= (firsts <= end) & (firsts + room > start)
+    return firsts[~touched]
+
+
+def _holding(start: int, end: int, firsts: Row, room: int) -> Row:
+    """Those that hold all of the span, or only its beginning where it is longer than they."""
+    return firsts[(firsts <= start) & (firsts + room > min(end, start + room - 1))]
 
 
 class QuestionSource(SpanSource):
@@ -139,14 +160,6 @@ class QuestionSource(SpanSource):
 
     def question(self, number: int) -> Question:
         return self.questions[pick(number, len(self.questions), self.seed)]
-
-
-def _answer(question: Question, document: PlacedTokens) -> tuple[int, int] | None:
-    """The first and last token of the question's first answer."""
-    if not question.answers:
-        return None
-    text, start = question.answers[0]
-    return document.covering(start, start + len(text))
 
 
 def batch_of(pages: Sequence[Page]) -> Batch:

@@ -51,7 +51,8 @@ def answer(
 ) -> Answer:
     """The model's answer to a question on a document of any length, in evaluation mode.
 
-    A document longer than the model's sequences is read in pages that overlap by half.
+    A document longer than the model's sequences is read in pages that overlap. The answer is the
+    span whose score is furthest above that of no answer on its page.
     InputError when the question is too long for the model.
     """
     reader = Reader(tokenizer, model.config)
