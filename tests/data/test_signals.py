@@ -206,6 +206,13 @@ def _empty(folder: Path) -> Path:
     return folder / "empty"
 
 
+def test_files_without_values_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.fa"
+    file.touch()
+    with pytest.raises(InputError, match=r"a\.fa holds no letters"):
+        prepare_signals(tmp_path / "data", [str(file)], None, Genome())
+
+
 def test_the_end_is_kept_for_validation(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", [float(number) for number in range(400)])
     kind = find_kind([file], None)

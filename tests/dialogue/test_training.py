@@ -161,7 +161,7 @@ def test_a_model_learns_conversations_and_starts_from_another(file, tmp_path, ca
         ("", "0 conversations"),
         ('{"messages": [{"role": "user", "content": "one"}]}', "1 conversations"),
         ('\n{"messages": []}', "line 2: messages must be a list with at least one"),
-        ("not json", "line 1"),
+        ("not json", "line 1: it is not JSON"),
         ("[]", "line 1: it must be an object"),
         ("[" * 100000, "line 1"),
         (

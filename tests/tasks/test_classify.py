@@ -222,9 +222,14 @@ def test_sequences_are_functions_of_their_number_and_show_every_text(tmp_path: P
         ("t.csv", "text,label\na,x\nb\n", "t.csv, line 3: it has 1 fields"),
         ("t.csv", 'text,label\n"a\nb",x\n,y\n', "t.csv, line 4: text is ''"),
         ("t.csv", 'text,label\n"a,x\n', "t.csv, line 2"),
-        ("t.csv", "text,label\na,x\nb,x\n", "all texts have the label 'x'"),
-        ("t.csv", "text,label\n", "no labelled texts"),
-        ("t.csv", "text,labels\na,\nb,\n", "no text has a label"),
+        ("t.csv", "text,label\na,x\nb,x\n", "t.csv, line 2 and on: all texts have the label 'x'"),
+        ("t.csv", "text,label\n", "t.csv holds no labelled texts"),
+        ("t.csv", "text,text,label\na,b,x\n", "t.csv, line 1: the header has 'text' 2 times"),
+        ("t.csv", "text,value\na,1\n", "t.csv, line 2 and on: all texts have the value 1"),
+        ("t.csv", "text,value\na,1\nb,1e300\n", "t.csv, line 3: value is '1e300': scale"),
+        ("t.csv", "text,labels\na,x|y\n", "t.csv, line 2: it is the only text"),
+        ("t.csv", "text,label\na,x\nb,y\n", "is on no text but those kept for validation"),
+        ("t.csv", "text,labels\na,\nb,\n", "t.csv, line 2 and on: no text has a label"),
         ("t.csv", "text,value\na,1\nb,nan\n", "line 3: value is 'nan'"),
         ("t.csv", "words,label\na,x\nb,y\n", "line 2: text is None"),
         ("t.csv", "text,class\na,x\n", "line 2: it has none of label, labels and value"),
@@ -255,9 +260,11 @@ def test_bad_files_end_in_a_sentence_that_names_the_line(
 
 def test_what_cannot_be_classified_is_said(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
-    file.write_text('{"text": "a", "label": "sky"}\n')
+    file.write_text('{"text": "a", "label": "sea"}\n{"text": "a", "label": "sky"}\n')
     answer = call("evaluate", trained, file)
-    assert answer.code == 2 and "'sky' is not one that the model learned: land, sea" in answer.err
+    assert answer.code == 2
+    sentence = "line 2: the label 'sky' is not one that the model learned: land, sea"
+    assert f"{file}, {sentence}" in answer.err
     file.write_bytes(b'{"text": "a"}\n\xff\n')
     answer = call("classify", trained, file)
     assert answer.code == 2 and "line 2: it is not UTF-8" in answer.err

@@ -132,8 +132,10 @@ def test_a_model_learns_to_tag(tmp_path: Path) -> None:
     scores = json.loads(scored.out)
     assert scores["span_f1"] >= 0.9 and scores["accuracy"] >= 0.95
     assert set(scores["confusion_matrix"]) == {"B-PER", "I-PER", "O"}
-    unseen.write_text("Ahab B-LOC\n")
-    assert "'B-LOC' is not one that the model learned" in call("evaluate", run, unseen).err
+    unseen.write_text("saw O\n\n\nAhab B-LOC\n")
+    refused = call("evaluate", run, unseen)
+    assert refused.code == 2
+    assert f"{unseen}, line 4: the sentence's tag 'B-LOC' is not one that" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -141,9 +143,13 @@ def test_a_model_learns_to_tag(tmp_path: Path) -> None:
     [
         ("a.conll", "Ahab B-PER\nsaw\n", "a.conll, line 2: it has a word and no tag"),
         ("a.conll", "\n\n", "holds no tagged words"),
-        ("a.conll", "a O\n\nb O\n", "all words have the tag 'O'"),
-        ("a.conll", "a O\nb B-X\n", "the input holds one sentence"),
-        ("a.conll", "a O\nb B-X\n\n" + "c" * 70 + " O\n", "more tokens than the model's 64"),
+        ("a.conll", "a O\n\nb O\n", "a.conll, line 1 and on: all words have the tag 'O'"),
+        ("a.conll", "a O\nb B-X\n", "a.conll, line 1: it is the only sentence"),
+        (
+            "a.conll",
+            "a O\nb B-X\n\n" + "c" * 70 + " O\n",
+            "a.conll, line 4: the sentence's word 'ccc",
+        ),
         ("a.jsonl", '{"tokens": ["a"], "tags": ["O", "O"]}', "line 1: it has 1 tokens and 2 tags"),
         ("a.jsonl", '{"tokens": ["a", 3], "tags": ["O", "O"]}', "line 1: tokens must be a list"),
     ],

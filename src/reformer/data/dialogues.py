@@ -43,7 +43,7 @@ def prepare_dialogues(
     kept = max(1, total // VALIDATION_PART) if validation is None else 0
     if total - kept < 1:
         raise InputError(
-            f"the input holds {total} conversations: at least one is needed to train on and one "
+            f"{files[0]} holds {total} conversations: at least one is needed to train on and one "
             "to validate on; give more, or a --validation file"
         )
     held_out = files if validation is None else find_files([validation])
@@ -85,7 +85,11 @@ def read_dialogues(files: Iterable[Path]) -> Iterator[list[Message]]:
                 if not isinstance(values, dict):
                     raise InputError("it must be an object with messages")
                 yield read_messages(values.get("messages"))
-            except (ValueError, RecursionError) as error:
+            except UnicodeDecodeError as error:
+                raise InputError(f"{file}, line {number}: it is not UTF-8 text") from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise InputError(f"{file}, line {number}: it is not JSON: {error}") from error
+            except ValueError as error:
                 raise InputError(f"{file}, line {number}: {error}") from error
 
 

@@ -6,7 +6,7 @@ all that hold, a list in JSON and separated by | in CSV; ``value``, a number, or
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ _PART = 1
 """Names the draws of parts of texts."""
 _SPLIT = 2
 """Names the draw of what is kept for validation."""
+_LARGEST = 1e15
+"""A number whose square is still one in float32, as the loss needs."""
 
 Label = tuple[str, ...] | tuple[float, ...]
 
@@ -42,6 +44,8 @@ class LabelledText:
 
     text: str
     label: Label
+    place: str = field(default="", compare=False)
+    """The file and line that it is from, for sentences."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +81,40 @@ class LabelledTexts:
         return LabelledTexts(self.problem, parts[0]), LabelledTexts(self.problem, parts[1])
 
     def labels(self) -> Labels:
-        """What a model of these texts predicts."""
+        """What a model of these texts predicts; InputError when they leave nothing to learn."""
+        start = f"{self.texts[0].place} and on"
         if self.problem == "regression":
+            if len({t.label for t in self.texts}) == 1:
+                shown = ", ".join(f"{number:g}" for number in self.texts[0].label)
+                raise InputError(f"{start}: all texts have the value {shown}: nothing to learn")
             size = len(self.texts[0].label)
             return Labels(size, self.problem, pooling="mean")
         names = tuple(sorted({str(name) for t in self.texts for name in t.label}))
         if len(names) < 2 and self.problem == "single_label":
-            raise InputError(f"all texts have the label {names[0]!r}: a class needs another one")
+            raise InputError(
+                f"{start}: all texts have the label {names[0]!r}: a class needs another one"
+            )
         if not names:
-            raise InputError("no text has a label: there is nothing to learn")
+            raise InputError(f"{start}: no text has a label: there is nothing to learn")
         return Labels(len(names), self.problem, names, pooling="mean")
 
 
 def read_labelled(files: Sequence[Path]) -> LabelledTexts:
     """The records of these files; InputError names the file and the line that is wrong."""
-    return _labelled(list(read_records(files)))
+    records = list(read_records(files))
+    if not records:
+        names = ", ".join(str(file) for file in files[:3])
+        raise InputError(f"{names} holds no labelled texts: each record needs a text and a label")
+    return _labelled(records)
 
 
 def _labelled(records: Sequence[Record]) -> LabelledTexts:
-    if not records:
-        raise InputError("the input holds no labelled texts: each record needs a text and a label")
     key = _key(records[0])
     texts = []
     for record in records:
         if key not in record.fields:
             raise record.error(f"it has no {key!r}, which the records before it have")
-        texts.append(LabelledText(record.text("text"), _label(record, key)))
+        texts.append(LabelledText(record.text("text"), _label(record, key), record.place))
         if key == "value" and len(texts[-1].label) != len(texts[0].label):
             raise record.error(
                 f"value holds {len(texts[-1].label)} numbers, and {len(texts[0].label)} before it"
@@ -139,6 +151,8 @@ def _label(record: Record, key: str) -> Label:
         numbers = ()
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise record.error(f"value is {value!r}: it must be a number")
+    if max(map(abs, numbers)) > _LARGEST:
+        raise record.error(f"value is {value!r}: scale the numbers to a few units around 0")
     return numbers
 
 
@@ -161,7 +175,8 @@ def targets(texts: LabelledTexts, labels: Labels) -> Tensor:
         for name in text.label:
             if name not in ids:
                 raise InputError(
-                    f"the label {name!r} is not one that the model learned: {', '.join(ids)}"
+                    f"{text.place}: the label {name!r} is not one that the model learned: "
+                    + ", ".join(ids)
                 )
     if texts.problem == "single_label":
         return torch.tensor([ids[str(t.label[0])] for t in texts.texts])

@@ -41,7 +41,7 @@ def read_documents(files: Sequence[Path]) -> list[str]:
             documents.append(read_text(file))
     documents = [text for text in documents if text.split()]
     if not documents:
-        raise InputError("the files hold no text")
+        raise InputError(f"{', '.join(str(file) for file in files[:3])} holds no text")
     return documents
 
 

@@ -24,9 +24,14 @@ class Record:
     file: Path
     line: int
 
+    @property
+    def place(self) -> str:
+        """Its file and line, for sentences."""
+        return f"{self.file}, line {self.line}"
+
     def error(self, problem: str) -> InputError:
         """An error that names the record's file and line."""
-        return InputError(f"{self.file}, line {self.line}: {problem}")
+        return InputError(f"{self.place}: {problem}")
 
     def text(self, key: str) -> str:
         """The string under ``key``, which must be there and hold something."""
@@ -114,10 +119,20 @@ def _table(text: str, file: Path, delimiter: str) -> Iterator[Record]:
             line, end = end + 1, reader.line_num
             if header is None:
                 header = row
+                _require_different(header, file, line)
             elif row:
                 yield Record(_fields(header, row, file, line), file, line)
     except csv.Error as error:
         raise InputError(f"{file}, line {reader.line_num}: {error}") from error
+
+
+def _require_different(header: list[str], file: Path, line: int) -> None:
+    for name in header:
+        if name and header.count(name) > 1:
+            raise InputError(
+                f"{file}, line {line}: the header has {name!r} {header.count(name)} times: "
+                "columns need different names"
+            )
 
 
 def _fields(header: list[str], row: list[str], file: Path, line: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ empty lines. JSON lines: {"tokens": ["Call", "me"], "tags": ["O", "O"]}.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class Sentence:
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    place: str = field(default="", compare=False)
+    """The file and line where it begins, for sentences about it."""
 
 
 def read_tagged(files: Sequence[Path]) -> list[Sentence]:
@@ -61,7 +63,10 @@ def tag_labels(sentences: Sequence[Sentence]) -> Labels:
     """What a model of these sentences predicts for each token."""
     names = tuple(sorted({tag for sentence in sentences for tag in sentence.tags}))
     if len(names) < 2:
-        raise InputError(f"all words have the tag {names[0]!r}: there is nothing to tell apart")
+        raise InputError(
+            f"{sentences[0].place} and on: all words have the tag {names[0]!r}: there is nothing "
+            "to tell apart"
+        )
     return Labels(len(names), names=names)
 
 
@@ -78,21 +83,24 @@ def _from_record(record: Record) -> Sentence:
         lists.append(tuple(values))
     if len(lists[0]) != len(lists[1]):
         raise record.error(f"it has {len(lists[0])} tokens and {len(lists[1])} tags")
-    return Sentence(*lists)
+    return Sentence(lists[0], lists[1], record.place)
 
 
 def _conll(file: Path) -> Iterator[Sentence]:
     words: list[str] = []
     tags: list[str] = []
+    place = ""
     for number, line in enumerate([*read_text(file).split("\n"), ""], start=1):
         columns = line.split()
         if columns and columns[0] != "-DOCSTART-":
             if len(columns) < 2:
                 raise InputError(f"{file}, line {number}: it has a word and no tag: {line[:40]!r}")
+            if not words:
+                place = f"{file}, line {number}"
             words.append(columns[0])
             tags.append(columns[-1])
         elif words:
-            yield Sentence(tuple(words), tuple(tags))
+            yield Sentence(tuple(words), tuple(tags), place)
             words, tags = [], []
 
 
@@ -124,7 +132,8 @@ def tagged_rows(
     for word in range(len(sentence.words)):
         if firsts[word + 1] - firsts[word] > length:
             raise InputError(
-                f"the word {sentence.words[word][:40]!r} has more tokens than the model's {length}"
+                f"{sentence.place}: the sentence's word {sentence.words[word][:40]!r} has more "
+                f"tokens than the model's {length}"
             )
         if word + 1 == len(sentence.words) or firsts[word + 2] - firsts[begin] > length:
             part = slice(firsts[begin], firsts[word + 1])
@@ -141,7 +150,8 @@ def known_tags(sentences: Sequence[Sentence], labels: Labels) -> dict[str, int]:
         for tag in sentence.tags:
             if tag not in classes:
                 raise InputError(
-                    f"the tag {tag!r} is not one that the model learned: {', '.join(classes)}"
+                    f"{sentence.place}: the sentence's tag {tag!r} is not one that the model "
+                    f"learned: {', '.join(classes)}"
                 )
     return classes
 

@@ -74,21 +74,25 @@ def _keep(run: Run) -> None:
         return
     description = run.description
     texts = read_labelled(find_files(description.inputs))
+    labels = texts.labels()
     if description.validation is not None:
         held_out = read_labelled(find_files([description.validation]))
-        targets(held_out, texts.labels())
+        targets(held_out, labels)
     else:
         texts, held_out = texts.split(description.config.seed, _VALIDATION_PART)
     if not texts.texts:
-        raise InputError("the input holds one text: one is needed to train on, one to validate on")
+        raise InputError(
+            f"{held_out.texts[0].place}: it is the only text: one is needed to train on and one "
+            "to validate on"
+        )
     known = {name for text in texts.texts for name in text.label}
     if texts.problem != "regression":
         for text in held_out.texts:
             for name in text.label:
                 if name not in known:
                     raise InputError(
-                        f"the label {name!r} is on a single text, which is kept for validation: "
-                        "give more texts with it, or a --validation file"
+                        f"{text.place}: the label {name!r} is on no text but those kept for "
+                        "validation: give more texts with it, or a --validation file"
                     )
     texts.keep(run.data, "train")
     held_out.keep(run.data, "validation")

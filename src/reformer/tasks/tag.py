@@ -22,7 +22,7 @@ from reformer.data.tagged import (
     tag_labels,
     tagged_rows,
 )
-from reformer.data.tokenizer import tokenizer_in
+from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, tokenizer_in
 from reformer.models.token_classification import ReformerForTokenClassification
 from reformer.training.evaluation import Pause, evaluating, no_pause
 from reformer.training.run import Run, require_vocabulary
@@ -54,7 +54,7 @@ class TagTask(TaskKind):
         description, config = run.description, run.description.config
         tokenizer = tokenizer_in(run.path)
         require_vocabulary(tokenizer, config.vocab_size)
-        _keep(run)
+        _keep(run, tokenizer)
         sentences = kept_tagged(run.data, "train")
         labels = tag_labels(sentences)
         if config.labels != labels:
@@ -74,7 +74,7 @@ class TagTask(TaskKind):
         return _validation(run, read_tagged(find_files(inputs)))
 
 
-def _keep(run: Run) -> None:
+def _keep(run: Run, tokenizer: ByteTokenizer | JsonTokenizer) -> None:
     """Read the run's inputs into its data folder, unless that has been done."""
     if has_records(run.data, "train", "validation"):
         return
@@ -87,9 +87,12 @@ def _keep(run: Run) -> None:
         sentences, held_out = sentences[:cut], sentences[cut:]
     if not sentences:
         raise InputError(
-            "the input holds one sentence: one is needed to train on and one to validate on"
+            f"{held_out[0].place}: it is the only sentence: one is needed to train on and one to "
+            "validate on"
         )
     known_tags(held_out, tag_labels(sentences))
+    for sentence in (*sentences, *held_out):  # what does not fit is named by the user's file
+        tagged_rows(sentence, tokenizer, description.config.max_length)
     keep_tagged(run.data, "train", sentences)
     keep_tagged(run.data, "validation", held_out)
 

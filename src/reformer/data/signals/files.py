@@ -73,8 +73,12 @@ def signal_values(files: Sequence[Path], kind: SignalKind) -> Values:
     """The values of whole files, end to end; InputError when there are none."""
     data = b"".join(read_signals(files, kind))
     if not data:
-        raise InputError(f"{files[0]} holds no {kind.value_name}")
+        raise _nothing_in(files, kind)
     return np.frombuffer(data, np.uint8)
+
+
+def _nothing_in(files: Sequence[Path], kind: SignalKind) -> InputError:
+    return InputError(f"{', '.join(str(file) for file in files[:3])} holds no {kind.value_name}")
 
 
 def prepare_signals(
@@ -86,6 +90,8 @@ def prepare_signals(
     files = find_signals(inputs)
     held_out = None if validation is None else read_signals(find_signals([validation]), kind)
     total = sum(len(part) for part in read_signals(files, kind))
+    if total == 0:
+        raise _nothing_in(files, kind)
     values = read_signals(files, kind)
     return write_corpus(folder, values, total, held_out, ByteTokenizer(), kind.vocab_size)
 
