@@ -202,7 +202,7 @@ def test_an_answer_is_found_wherever_it_stands(length: int) -> None:
 
 
 class _Scoring(ReformerForQuestionAnswering):
-    """Scores the letters A to I by ``scores``, and no answer by the digit on the page."""
+    """Scores letters as ends by ``scores``, and no answer by the digit on the page."""
 
     scores: ClassVar[dict[str, float]] = {}
 
@@ -222,12 +222,14 @@ class _Scoring(ReformerForQuestionAnswering):
 def test_answers_on_different_pages_are_compared_by_how_far_they_are_above_no_answer() -> None:
     model = _Scoring(_config(24)).eval()
     reader = Reader(ByteTokenizer(), model.config)
-    document = "A 9" + "." * 40 + "B 1" + "." * 40 + "C"
+    document = "DA 9" + "." * 40 + "B 1" + "." * 40 + "C"
     pages = reader.pages(reader.question("?"), reader.document(document))
     assert len(pages) > 4
     for scores, best in (
         ({"A": 9.5, "B": 3.0}, "B"),
         ({"A": 9.5, "B": 1.25}, "A"),
+        # A rival on its own page makes an answer less sure, and no other page's a better one.
+        ({"A": 9.6, "D": 9.55, "B": 1.5}, "A"),
         ({"A": 9.5, "B": 3.0, "C": 2.5}, "C"),
         ({"A": 8.5, "B": 0.5, "C": -0.5}, ""),
         ({}, ""),
