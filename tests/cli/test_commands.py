@@ -1,5 +1,6 @@
 """The commands do what their names say, from files to text."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from reformer import Full
+from reformer.cli.model_flags import ModelArguments, ModelFields
 from reformer.models.language import ReformerForCausalLM
+from reformer.presets import qa
 from reformer.training.metrics import read_metrics
 from tests.cli.conftest import TINY, call
 
@@ -80,6 +84,18 @@ def test_flags_change_the_model_and_its_training(book: Path, tmp_path: Path) -> 
     assert config.layers[0].num_hashes == 3  # type: ignore[union-attr]
     assert config.layers[0].window_length == 16  # type: ignore[union-attr]
     assert (config.hidden_size, config.axial_shape, config.seed) == (24, (8, 4), 5)
+
+
+def test_a_layer_of_another_type_leaves_those_beside_it_as_the_preset_has_them() -> None:
+    preset, _ = qa()
+    fields = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    model = ModelFields(**fields)
+    first, _, last = preset.layers
+    assert first != last
+    exact = ModelArguments(layers=("local", "full", "local"), model=model).config()
+    assert exact.layers == (first, Full(), last)
+    longer = ModelArguments(layers=("lsh", "lsh", "lsh", "local"), model=model).config()
+    assert longer.layers == (preset.layers[1],) * 3 + (first,)
 
 
 def test_a_short_text_shortens_the_model(tmp_path: Path) -> None:

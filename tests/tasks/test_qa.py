@@ -4,7 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -204,7 +204,7 @@ def test_an_answer_is_found_wherever_it_stands(length: int) -> None:
 class _Scoring(ReformerForQuestionAnswering):
     """Scores letters as ends by ``scores``, and no answer by the digit on the page."""
 
-    scores: ClassVar[dict[str, float]] = {}
+    scores: dict[str, float]
 
     def forward(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(input_ids, *args, **kwargs)

@@ -6,7 +6,7 @@ A preset, or a run that goes on, gives the defaults; the flags override single f
 import argparse
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
@@ -54,7 +54,7 @@ class ModelArguments:
     """Named starting point; `reformer presets` lists them. By default the task's own."""
     layers: tuple[LayerKind, ...] | None = None
     """One attention type per layer, such as `--layers local lsh local lsh`; settings within a
-    type stay the preset's."""
+    type stay the preset's, of the layer at the same place if that is of the type."""
     encoder_layers: tuple[LayerKind, ...] | None = None
     """The same for the encoder, in models that have one."""
     num_hashes: int | None = None
@@ -69,15 +69,26 @@ class ModelArguments:
         config = ReformerConfig(**{name: getattr(self.model, name) for name in names})
         known = dict(_LAYERS) | {_kind(layer): layer for layer in reversed(config.all_layers)}
         if self.layers is not None:
-            config = dataclasses.replace(config, layers=tuple(known[k] for k in self.layers))
+            layers = _of_kinds(self.layers, config.layers, known)
+            config = dataclasses.replace(config, layers=layers)
         if self.encoder_layers is not None:
-            encoder = tuple(known[k] for k in self.encoder_layers)
+            encoder = _of_kinds(self.encoder_layers, config.encoder_layers or (), known)
             config = dataclasses.replace(config, encoder_layers=encoder)
         if self.num_hashes is not None:
             if not any(isinstance(layer, LSH) for layer in config.all_layers):
                 raise ConfigError("num_hashes is given, but the model has no LSH layer")
             config = config.with_num_hashes(self.num_hashes)
         return config
+
+
+def _of_kinds(
+    kinds: Sequence[LayerKind], preset: Sequence[Layer], known: Mapping[str, Layer]
+) -> tuple[Layer, ...]:
+    """Layers of these kinds: the preset's at the same place where it is of the kind."""
+    return tuple(
+        preset[place] if place < len(preset) and _kind(preset[place]) == kind else known[kind]
+        for place, kind in enumerate(kinds)
+    )
 
 
 def _kind(layer: Layer) -> str:
