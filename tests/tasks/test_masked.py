@@ -82,3 +82,8 @@ def test_what_is_learned_is_handed_on(tmp_path: Path) -> None:
     before = read_weights(first, trunk, prefix="reformer.")
     assert all(torch.allclose(trunk[name], before[name], atol=1e-6) for name in trunk)
     assert not ReformerForMaskedLM.from_pretrained(first).config.causal
+
+    misfit = call(*words, "--steps", 1, "--hidden-size", 24, "--out", tmp_path / "misfit")
+    assert misfit.code == 2
+    assert f"{first}/model.safetensors: reformer.embedding.tokens.weight is" in misfit.err
+    assert not (tmp_path / "misfit").exists()

@@ -19,6 +19,7 @@ from reformer.cli.terminal import printable, table_of_counts
 from reformer.config import ConfigError
 from reformer.data.files import InputError
 from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tokenizer_in
+from reformer.models.store import ModelError
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
 from reformer.training.allocator import return_freed_memory
@@ -70,7 +71,12 @@ def run(arguments: TrainArguments) -> int:
             if job.description.settings.precision == "bfloat16" and not multiplies_bfloat16(device):
                 console.print(_SLOW, soft_wrap=True)
             processes.announce(os.path.abspath(job.path))
-            return _train(console, job, task, device, processes)
+            try:
+                return _train(console, job, task, device, processes)
+            except ModelError:  # --init does not fit
+                if not (arguments.resume or job.has_model):  # nothing was trained
+                    _discard(job)
+                raise
 
 
 class _Silent:
@@ -116,10 +122,15 @@ def _prepare(arguments: TrainArguments, job: Run, say: Callable[[str], None]) ->
     try:
         return prepare_task(job, length_fixed=length_fixed, say=say)
     except (InputError, ConfigError):
-        job.discard()
-        with contextlib.suppress(OSError):  # it holds other runs
-            RUNS.rmdir()
+        _discard(job)
         raise
+
+
+def _discard(job: Run) -> None:
+    """Nothing stays of a run that never started."""
+    job.discard()
+    with contextlib.suppress(OSError):  # it holds other runs
+        RUNS.rmdir()
 
 
 def _create(arguments: TrainArguments, processes: Processes) -> Run:
