@@ -235,6 +235,29 @@ def test_module_hooks_see_every_computation_of_their_module(streams: str, calls:
         assert seen.count((name, "backward")) == branches
 
 
+@pytest.mark.parametrize("streams", ["exact", "float"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_slices_of_the_feed_forward_are_rebuilt_and_differentiated_in_one_pass(
+    streams: str, dropout: float
+) -> None:
+    model = small_model(small_config(2, streams=streams, dropout=dropout, slice_length=LENGTH))
+    feed_forward = model.reformer.blocks[0].feed_forward
+    computed: list[int] = []
+    feed_forward.inner.register_forward_hook(lambda _, x, y: computed.append(len(y)))
+    model(tokens(), labels=tokens(), draw=0).loss.backward()
+    assert computed == [LENGTH] * 2 * tokens().shape[0], "once forward, once backward"
+
+
+def test_a_hook_that_changes_a_gradient_is_heard_by_sliced_layers() -> None:
+    found = []
+    for slice_length in (7, 1000):
+        model = small_model(small_config(2, streams="exact", slice_length=slice_length))
+        for block in model.reformer.blocks:
+            block.feed_forward.register_forward_hook(lambda _, x, y: 2 * y)
+        found.append(loss_gradients(model, tokens(), draw=1))
+    assert_near(*found, 1e-5)
+
+
 def test_frozen_layers_and_embeddings_get_no_gradient_and_change_no_other(
     model: ReformerForCausalLM,
 ) -> None:

@@ -44,6 +44,30 @@ def test_sliced_feed_forward_is_the_feed_forward(slice_length: int) -> None:
     assert_equal_gradients(found, feed_forward(x), [x, inner, bias, outer], upstream)
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+def test_an_expected_gradient_spares_a_pass_and_a_wrong_one_harms_nothing(is_right: bool) -> None:
+    x, weight = leaves(0, (LENGTH, WIDTH), (VOCABULARY, WIDTH))
+    computed: list[int] = []
+
+    def function(part: Tensor) -> Tensor:
+        computed.append(part.shape[0])
+        return functional.linear(part, weight).square()
+
+    (upstream,) = (t.detach() for t in leaves(1, (LENGTH, VOCABULARY)))
+    expected = upstream.clone()
+    if not is_right:
+        expected[-1, 0] += 1.0
+    found = apply_sliced(function, x, 8, [weight], expected)
+    gradients = torch.autograd.grad(found, [x, weight], upstream)
+    assert sum(computed) == LENGTH * (1 if is_right else 2)
+    plain = apply_sliced(function, x, 8, [weight])
+    assert torch.equal(found, plain)
+    for result, wanted in zip(
+        gradients, torch.autograd.grad(plain, [x, weight], upstream), strict=True
+    ):
+        assert torch.equal(result, wanted)
+
+
 @pytest.mark.parametrize("slice_length", [1, 5, 36, 37, 38, 1000])
 @pytest.mark.parametrize("ignored", [0, 10, 36])
 def test_chunked_cross_entropy_is_cross_entropy(slice_length: int, ignored: int) -> None:

@@ -36,11 +36,16 @@ class FeedForward(nn.Module):
         self.activation = _ACTIVATIONS[config.activation]
         self.slice_length = config.slice_length
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, L, D] to [B, L, D]."""
+    def forward(self, x: Tensor, expected_gradient: Tensor | None = None) -> Tensor:
+        """[B, L, D] to [B, L, D]; ``expected_gradient`` of the result, where that is known."""
         flat = x.reshape(-1, x.shape[-1])
-        out = apply_sliced(self._slice, flat, self.slice_length, list(self.parameters()))
+        expected = None if expected_gradient is None else expected_gradient.reshape(flat.shape)
+        out = apply_sliced(self._slice, flat, self.slice_length, list(self.parameters()), expected)
         return out.view(x.shape)
+
+    def is_sliced(self, x: Tensor) -> bool:
+        """Whether x [B, L, D] takes more than one slice."""
+        return x[..., 0].numel() > self.slice_length
 
     def _slice(self, x: Tensor) -> Tensor:
         return self.output(self.activation(self.inner(x)))

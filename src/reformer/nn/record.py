@@ -38,6 +38,8 @@ class LayerRecord:
     """[B, H, R, L] in the smallest integer type, once the layer has hashed."""
     memory: Memory | None = None
     """In a decoder, what the layer attends to beside its own sequence."""
+    gradient: Tensor | None = None
+    """[B, L, D], while a branch is rebuilt: what will come back to its output."""
 
 
 def layer_records(

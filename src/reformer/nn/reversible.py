@@ -53,17 +53,26 @@ class ReversibleBlock(nn.Module):
 
     def forward(self, x: Tensor, branch: Branch, record: LayerRecord) -> Tensor:
         """What the branch adds to its stream, given the other stream's value x [B, L, D]."""
-        out = self.run(x, branch, record)
-        if self.dropout > 0 and record.dropout_seed is not None:
-            seed = derive_seed(record.dropout_seed, _DROPOUT[branch])
-            out = dropout(out, self.dropout, shared=self.dropout_shared, seed=seed)
-        return out
+        return self._drop(self.run(x, branch, record), branch, record)
+
+    def _drop(self, out: Tensor, branch: Branch, record: LayerRecord) -> Tensor:
+        """Dropout of the branch's output, or of the gradient that comes back to it."""
+        if self.dropout == 0 or record.dropout_seed is None:
+            return out
+        seed = derive_seed(record.dropout_seed, _DROPOUT[branch])
+        return dropout(out, self.dropout, shared=self.dropout_shared, seed=seed)
 
     def run(self, x: Tensor, branch: Branch, record: LayerRecord) -> Tensor:
         """The branch without dropout."""
         if branch == "attention":
             return self.attention(self.attention_norm(x), record)
-        return self.feed_forward(self.feed_forward_norm(x))
+        return self.feed_forward(self.feed_forward_norm(x), self._expected_gradient(x, record))
+
+    def _expected_gradient(self, x: Tensor, record: LayerRecord) -> Tensor | None:
+        """What will come back to the feed-forward layer, where that is known and of use."""
+        if record.gradient is None or not self.feed_forward.is_sliced(x):
+            return None
+        return self._drop(record.gradient, "feed_forward", record)
 
     def append(self, x: Tensor, branch: Branch, growth: LayerGrowth) -> Tensor:
         """The branch on new tokens of cached sequences, packed end to end: [T, D] to [T, D]."""
@@ -179,9 +188,12 @@ class _ReversibleStack(torch.autograd.Function):
             if ctx.kept is not None:
                 leaf, edge, dtype = ctx.kept.pop()
             else:
+                record = ctx.records[layer]
+                record.gradient = totals[target]
                 with ctx.autocast.restore():
                     x = ctx.streams.read(pair[source])
-                    leaf, out = _run(ctx.blocks[layer], branch, ctx.records[layer], x, True)
+                    leaf, out = _run(ctx.blocks[layer], branch, record, x, True)
+                record.gradient = None
                 ctx.streams.subtract(pair[target], out.detach())
                 edge, dtype = get_gradient_edge(out), out.dtype
                 del x, out  # nothing in the backward reads the output

@@ -201,9 +201,9 @@ class _Work:
         return threads if rows % threads == 0 or rows >= 4 * threads else 1
 
     def feed_forward(self) -> int:
-        """Input, norm and gradient as wholes; the inner layer in slices."""
+        """Input, norm and gradient as wholes, and the output where it is made in slices."""
         inner = 3 * self.config.feed_forward_size + 2 * self.config.hidden_size
-        wholes = 1 if self.is_stored else 3
+        wholes = 1 if self.is_stored else 3 + (self.in_slice < self.positions)
         return wholes * self.stream + self.in_slice * inner * _FLOAT
 
     def loss(self) -> int:
