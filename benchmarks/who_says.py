@@ -51,6 +51,9 @@ def main() -> None:
     parser.add_argument(
         "--unanswerable", action="store_true", help="every third line from another play"
     )
+    parser.add_argument(
+        "--every", type=int, default=1, help="validate on one question in so many of a document"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     baselines = {}
@@ -58,6 +61,8 @@ def main() -> None:
         documents = _plays(path)
         if arguments.by == "scene":
             documents = [scene for play in documents for scene in _scenes(play, arguments.longest)]
+        if name == "validation":
+            documents = [{**d, "qas": d["qas"][:: arguments.every]} for d in documents]
         baselines[name] = _baselines(documents)
         if arguments.unanswerable:
             documents = _with_strangers(documents)
