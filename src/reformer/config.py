@@ -22,7 +22,7 @@ Activation = Literal[
     "gelu", "gelu_tanh", "relu", "relu6", "relu_squared", "leaky_relu",
     "elu", "silu", "mish", "tanh", "sigmoid", "linear",
 ]  # fmt: skip
-HeadBias = Literal["added", "held"]
+HeadBias = Literal["added", "held", "both"]
 StreamsEnd = Literal["concatenated", "averaged"]
 AttentionBias = Literal["none", "output"]
 Problem = Literal["single_label", "multi_label", "regression"]
@@ -208,7 +208,7 @@ class ReformerConfig:
     A number: the rotations drawn from it serve every layer and step, as in Hugging Face."""
     head_bias: HeadBias = "added"
     """Language models: "held" stores a bias of the head without adding it, as Hugging Face's
-    Reformer does with lm_head.bias."""
+    Reformer does with lm_head.bias; "both" adds one and stores another beside it."""
     streams_end: StreamsEnd = "concatenated"
     """What heads read of the two streams: both side by side (Trax, Hugging Face), or their mean
     (reformer-pytorch)."""

@@ -11,7 +11,7 @@ import reformer
 from reformer import LSH, Local, ReformerConfig, ReformerForCausalLM
 from reformer.interop import convert as conversion
 from reformer.interop.byte_tokenizer import byte_tokenizer
-from reformer.interop.huggingface import ConversionError, export, load
+from reformer.interop.huggingface import ConversionError, load
 from tests.cli.conftest import call
 from tests.interop import test_lucidrains, test_trax
 from tests.interop.their_models import CLASSES, their_model
@@ -156,12 +156,3 @@ def test_damaged_files_give_one_typed_error(damage, tmp_path):
         config.write_text("[" * 100_000)
     with pytest.raises(ConversionError):
         load(tmp_path)
-
-
-def test_with_the_bias_added_the_model_is_the_one_that_was_trained():
-    theirs = their_model()
-    ids = torch.arange(32)[None]
-    found = load(theirs, head_bias="added")(ids).logits
-    assert torch.allclose(found, theirs(ids).logits + theirs.lm_head.bias, atol=1e-5)
-    with pytest.raises(ConversionError, match=r"head\.bias"):
-        export(load(theirs, head_bias="added"), "never")

@@ -10,7 +10,7 @@ import transformers
 import reformer
 from reformer import LSH, Full, Labels, Local, ReformerForCausalLM
 from reformer.interop.huggingface import load
-from reformer.interop.huggingface.native import ReformerCoreConfig
+from reformer.interop.huggingface.native import CACHE_NAME, ReformerCoreConfig
 from tests.interop.ours import CONFIG, saved, some_ids
 from tests.interop.their_models import their_model
 
@@ -136,7 +136,8 @@ def test_an_imported_model_generates_as_theirs_does_without_a_cache(tmp_path):
     assert torch.equal(ours.generate(ids, **GREEDY), expected)
 
 
-def test_logits_of_the_cached_columns_equal_those_of_the_whole(tmp_path):
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_logits_of_the_cached_columns_equal_those_of_the_whole(name, tmp_path):
     saved(tmp_path)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = some_ids()
@@ -145,9 +146,22 @@ def test_logits_of_the_cached_columns_equal_those_of_the_whole(tmp_path):
     with torch.no_grad():
         whole = model(ids, attention_mask=mask).logits
         first = model(ids[:, :9], attention_mask=mask[:, :9], use_cache=True)
-        second = model(ids[:, 9:], attention_mask=mask, past_key_values=first.past_key_values)
+        second = model(ids[:, 9:], attention_mask=mask, **{name: first[CACHE_NAME]})
     found = torch.cat((first.logits, second.logits), dim=1)
     assert torch.allclose(found[mask > 0], whole[mask > 0], atol=1e-5)
+
+
+def test_generate_goes_on_with_the_cache_that_it_returned(tmp_path):
+    saved(tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    expected = model.generate(some_ids(), **GREEDY)
+    settings = {**GREEDY, "max_new_tokens": 5, "return_dict_in_generate": True}
+    begun = model.generate(some_ids(), **settings)
+    cache = begun[CACHE_NAME]
+    assert cache.get_seq_length() == 24
+    whole = model.generate(begun.sequences, **{CACHE_NAME: cache}, **GREEDY)
+    assert cache.get_seq_length() == 36
+    assert torch.equal(whole[:, :32], expected)
 
 
 def test_our_config_file_says_whose_it_is(tmp_path):

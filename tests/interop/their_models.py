@@ -62,7 +62,7 @@ def random_model(index):
     width = draw.choice([12, 16, 20])
     part = draw.randint(1, width - 1)
     causal = {0: True, 1: False}.get(index % len(CLASSES), draw.random() < 0.5)
-    after = 0 if causal else draw.choice([0, 1])
+    after = 0 if cls is CLASSES[0] else draw.choice([0, 1])
     num_buckets = draw.choice([2, 4, 6, [2, 4], [4, 2, 2], 8, None])
     model = their_model(
         cls,

@@ -111,7 +111,8 @@ def _to_hugging_face(folder: Path, target: Path) -> str:
     if tokenizer is not None:
         _write_text(target / _TOKENIZER, tokenizer)
         _write_text(target / "tokenizer_config.json", _TOKENIZER_CONFIG)
-    return f"{target} is {folder} as a Hugging Face Reformer" + _about(tokenizer)
+    needs = " (transformers 5.24 or later)" if checkpoint.adds_bias(model) else ""
+    return f"{target} is {folder} as a Hugging Face Reformer{needs}" + _about(tokenizer)
 
 
 # Without it transformers would look for the SentencePiece file of its own Reformer.

@@ -27,7 +27,7 @@ def initialize(model: nn.Module, config: ReformerConfig) -> None:
 def initialize_module(
     name: str, module: nn.Module, rng: torch.Generator, config: ReformerConfig
 ) -> None:
-    """Fill the parameters of one module, by its name in the model."""
+    """Fill the parameters of one module, by its name in the model; biases that it stores are 0."""
     if isinstance(module, nn.Linear):
         fan_out, fan_in = module.weight.shape
         bound = math.sqrt(6.0 / (fan_in + fan_out))
@@ -37,8 +37,9 @@ def initialize_module(
             module.weight.normal_(0.0, config.init_scale / math.sqrt(fan_in), generator=rng)
         else:
             module.weight.uniform_(-bound, bound, generator=rng)
-        if module.bias is not None:
-            module.bias.zero_()
+        for bias in (module.bias, getattr(module, "held_bias", None)):
+            if bias is not None:
+                bias.zero_()
     elif isinstance(module, nn.LayerNorm):
         module.weight.fill_(1.0)
         module.bias.zero_()

@@ -18,8 +18,8 @@ class LanguageModelOutput(NamedTuple):
 
 def language_head(config: ReformerConfig) -> nn.Linear:
     """The head that ``config.head_bias`` asks for."""
-    kind = nn.Linear if config.head_bias == "added" else HeldBiasLinear
-    return kind(config.features_size, config.vocab_size)
+    kinds = {"added": nn.Linear, "held": HeldBiasLinear, "both": TwoBiasesLinear}
+    return kinds[config.head_bias](config.features_size, config.vocab_size)
 
 
 class HeldBiasLinear(nn.Linear):
@@ -32,3 +32,11 @@ class HeldBiasLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight)
+
+
+class TwoBiasesLinear(nn.Linear):
+    """A linear layer that adds its bias, and stores another, never trained and never added."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.register_buffer("held_bias", torch.zeros(out_features))

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reformer.config import HeadBias, ReformerConfig, Rule, Streams
+from reformer.config import ReformerConfig, Rule, Streams
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json, read_tensors
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.configuration import (
@@ -24,6 +24,7 @@ from reformer.interop.huggingface.configuration import (
     export_config,
     import_config,
 )
+from reformer.interop.huggingface.head_bias import ImportedBias, read_bias
 from reformer.interop.huggingface.hub import download
 from reformer.interop.huggingface.weights import export_tensors, import_tensors, pairs
 from reformer.interop.window_rule import under_window_rule
@@ -49,7 +50,7 @@ def load(
     weights_file: WeightsFile = "model.safetensors",
     revision: str | None = None,
     streams: Streams = "float",
-    head_bias: HeadBias = "held",
+    head_bias: ImportedBias = "theirs",
     num_hashes: int | None = None,
     rule: Rule = "chunk",
 ) -> PretrainedReformer:
@@ -58,8 +59,9 @@ def load(
     source: a folder, a hub id such as "google/reformer-enwik8", or a model object of theirs
     (whose weights are copied). weights_file: "pytorch_model.bin" for checkpoints without
     safetensors. revision: of a hub id. streams: "float" computes as theirs does; "exact" trains
-    with gradients that do not drift. head_bias: transformers 5 stores lm_head.bias and does not
-    add it, which "held" repeats; google's checkpoints were trained with it, "added".
+    with gradients that do not drift. head_bias: "theirs" adds what transformers adds, which is
+    lm_head.decoder.bias where there is one. Checkpoints of before version 5 were trained with
+    lm_head.bias, which is now stored and not added; "added" adds it.
     num_hashes: rounds for every LSH layer, instead of the config's own. rule: "chunk" computes
     what theirs does; "window" is close to it, and generates with a cache. Raises
     ``ConversionError``.
@@ -74,8 +76,9 @@ def load(
             f"model_type is {values.get('model_type')!r}: this is not a Hugging Face Reformer"
         )
     architecture = _architecture(values)
+    kind, tensors = read_bias(tensors, head_bias)
     config = import_config(values, architecture)
-    config = dataclasses.replace(config, streams=streams, head_bias=head_bias)
+    config = dataclasses.replace(config, streams=streams, head_bias=kind)
     if num_hashes is not None:
         config = config.with_num_hashes(num_hashes)
     if rule == "window":
@@ -127,15 +130,14 @@ def _architecture(values: Mapping[str, Any]) -> str:
 def export(model: PretrainedReformer, folder: str | os.PathLike[str]) -> None:
     """Write config.json and model.safetensors that transformers loads as its own Reformer.
 
-    Raises ``ConversionError`` for what theirs cannot express, before anything is written.
+    A bias of a language head needs transformers 5.24: see ``adds_bias``. Raises
+    ``ConversionError`` for what theirs cannot express, before anything is written.
     """
     architecture = next((name for name, cls in MODELS.items() if type(model) is cls), None)
     if architecture is None:
         raise ConversionError(f"{type(model).__name__} has no equal in Hugging Face's Reformer")
-    _check_head_bias(model)
     values = export_config(model.config, architecture)
-    wanted = list(pairs(model.config, architecture))
-    tensors = export_tensors(model.state_dict(), wanted)
+    tensors = export_tensors(model.state_dict(), list(pairs(model.config, architecture)))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -147,12 +149,8 @@ def export(model: PretrainedReformer, folder: str | os.PathLike[str]) -> None:
     os.replace(part, folder / CONFIG_FILE)
 
 
-def _check_head_bias(model: PretrainedReformer) -> None:
-    """Theirs stores a bias of the language head, and never adds it."""
+def adds_bias(model: PretrainedReformer) -> bool:
+    """Whether a language head adds a bias: transformers does from 5.24, before it leaves it out."""
     has_bias = isinstance(model, (ReformerForCausalLM, ReformerForMaskedLM))
-    added = has_bias and model.config.head_bias == "added"
-    if added and bool(model.state_dict()["head.bias"].any()):
-        raise ConversionError(
-            "head.bias is not zero, and transformers 5 does not add lm_head.bias: the exported "
-            "model would compute something else"
-        )
+    added = has_bias and model.config.head_bias != "held"
+    return added and bool(model.state_dict()["head.bias"].any())

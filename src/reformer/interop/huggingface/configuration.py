@@ -69,6 +69,7 @@ def import_config(values: Mapping[str, Any], architecture: str) -> ReformerConfi
     """Our configuration of the model that ``values``, a config.json of theirs, describes."""
     theirs = typed_fields(values)
     _check_head(theirs, architecture)
+    _check_chunks_after(theirs, architecture)
     shape, sizes = theirs["axial_pos_shape"], theirs["axial_pos_embds_dim"]
     longest = theirs["max_position_embeddings"]
     if theirs["axial_pos_embds"]:
@@ -95,7 +96,6 @@ def import_config(values: Mapping[str, Any], architecture: str) -> ReformerConfi
             # Theirs may be 0; it matters to new models only.
             init_scale=scale if scale > 0 else DEFAULTS["initializer_range"],
             hash_seed=theirs["hash_seed"],
-            head_bias="held",
             labels=_import_labels(theirs) if architecture == CLASSIFICATION else None,
             origin=dict(values),
         )
@@ -124,6 +124,14 @@ def _check_head(theirs: Mapping[str, Any], architecture: str) -> None:
         raise ConversionError(
             f"num_labels is {num_labels(theirs)}: question answering has 2, start and end"
         )
+
+
+def _check_chunks_after(theirs: Mapping[str, Any], architecture: str) -> None:
+    """Their causal language model refuses later chunks; their other decoders mask them."""
+    for kind in theirs["attn_layers"]:
+        name = f"{kind}_num_chunks_after"
+        if architecture == CAUSAL and theirs.get(name):
+            raise ConversionError(f"{name} is {theirs[name]}: {CAUSAL} needs 0")
 
 
 def _import_layer(kind: str, theirs: Mapping[str, Any], longest: int) -> Layer:
@@ -227,6 +235,7 @@ def export_config(config: ReformerConfig, architecture: str) -> dict[str, Any]:
         values["hidden_act"] = _ACTIVATIONS[config.activation][0]
     values |= _export_positions(config, known)
     values |= _export_layers(config, known)
+    _check_chunks_after(values, architecture)
     if config.labels is not None:
         values |= _export_labels(config.labels, known)
     for name, only in (("streams_end", "concatenated"), ("attention_bias", "none")):
@@ -257,7 +266,7 @@ def _export_layers(config: ReformerConfig, known: Mapping[str, Any]) -> dict[str
     for kind, prefix in ((LSH, "lsh"), (Local, "local")):
         layers = [(i, layer) for i, layer in enumerate(config.layers) if type(layer) is kind]
         for index, layer in layers:
-            _check_layer(config, index, layer, layers[0])
+            _check_layer(index, layer, layers[0])
         if layers:
             layer = layers[0][1]
             values |= {
@@ -290,9 +299,7 @@ def _export_buckets(config: ReformerConfig, layer: LSH, known: Mapping[str, Any]
     return {"num_buckets": given[0] if len(given) == 1 else list(given)}
 
 
-def _check_layer(
-    config: ReformerConfig, index: int, layer: Layer, first: tuple[int, Layer]
-) -> None:
+def _check_layer(index: int, layer: Layer, first: tuple[int, Layer]) -> None:
     where = f"layers[{index}]"
     if isinstance(layer, (LSH, Local)) and layer.rule != "chunk":
         raise ConversionError(
@@ -302,8 +309,6 @@ def _check_layer(
         raise ConversionError(f"{where}.score_scale is {layer.score_scale}: Hugging Face's is 1")
     if isinstance(layer, Local) and layer.rotary_base is not None:
         raise ConversionError(f"{where}.rotary_base is {layer.rotary_base}: theirs has no rotary")
-    if config.causal and isinstance(layer, (LSH, Local)) and layer.chunks_after:
-        raise ConversionError(f"{where}.chunks_after is {layer.chunks_after}: causal models have 0")
     for field in dataclasses.fields(layer):
         ours, other = getattr(layer, field.name), getattr(first[1], field.name)
         if ours != other:

@@ -21,6 +21,7 @@ class CacheOfRows:
     """A cache, and the number of columns of the padded batch that it has read."""
 
     is_compileable = False
+    is_linear = (False,)  # not a state of fixed size instead of tokens
 
     def __init__(self, cache: DecodeCache) -> None:
         self.cache = cache

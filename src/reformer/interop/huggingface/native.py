@@ -8,7 +8,7 @@ folder that both can read. The model type is "reformer_core"; "reformer" is thei
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import transformers
@@ -32,6 +32,13 @@ from reformer.models.pretrained import PretrainedReformer
 from reformer.models.reformer import Reformer
 from reformer.models.store import MODEL_TYPE
 from reformer.ops.randomness import generator
+
+# What outputs call the cache that generate() hands on: "cache" from transformers 5.24.
+CACHE_NAME = next(
+    field.name
+    for field in fields(CausalLMOutputWithPast)
+    if field.name in ("cache", "past_key_values")
+)
 
 
 class ReformerCoreConfig(transformers.PreTrainedConfig):
@@ -179,6 +186,7 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        cache: CacheOfRows | None = None,
         past_key_values: CacheOfRows | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
@@ -188,14 +196,17 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
         """As is usual there: labels are aligned with input_ids, -100 does not count.
 
         In training, a call with labels gives the loss alone: the logits never exist as a whole.
+        cache: what an earlier call returned; past_key_values is its old name.
         """
         model = self._model()
+        if cache is None:
+            cache = past_key_values
         cached = bool(use_cache) and not self.training and is_decodable(self.core_config)
-        if input_ids is not None and (past_key_values is not None or (cached and labels is None)):
-            if past_key_values is None:
-                past_key_values = CacheOfRows.of(model, len(input_ids))
-            last = continue_rows(model, input_ids, attention_mask, past_key_values, logits_to_keep)
-            output = CausalLMOutputWithPast(logits=last, past_key_values=past_key_values)
+        if input_ids is not None and (cache is not None or (cached and labels is None)):
+            if cache is None:
+                cache = CacheOfRows.of(model, len(input_ids))
+            last = continue_rows(model, input_ids, attention_mask, cache, logits_to_keep)
+            output = CausalLMOutputWithPast(**{"logits": last, CACHE_NAME: cache})
             return _result(output, return_dict)
         arguments = self._arguments(input_ids, attention_mask, position_ids)
         loss: Tensor | None = None
@@ -210,6 +221,7 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        cache: CacheOfRows | None = None,
         past_key_values: CacheOfRows | None = None,
         attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
@@ -217,12 +229,14 @@ class ReformerForCausalLM(ReformerPreTrainedModel, transformers.GenerationMixin)
         **_: Any,
     ) -> dict[str, Any]:
         """Without a cache every step reads the whole text again."""
-        if past_key_values is not None:
-            input_ids = input_ids[:, past_key_values.get_seq_length() :]
+        if cache is None:
+            cache = past_key_values
+        if cache is not None:
+            input_ids = input_ids[:, cache.get_seq_length() :]
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
         }

@@ -20,11 +20,10 @@ from reformer.interop.huggingface.configuration import (
     MASKED,
     QUESTION_ANSWERING,
 )
+from reformer.interop.huggingface.head_bias import bias_names, write_bias
 
 # Constants that old versions of transformers stored among the weights.
 _CONSTANTS = re.compile(r"\.self_attention\.(self_)?mask_value_float(16|32)$")
-# An old second name of lm_head.bias.
-_BIAS_TWIN = "lm_head.decoder.bias"
 
 
 class Pair(NamedTuple):
@@ -59,7 +58,8 @@ def pairs(config: ReformerConfig, architecture: str) -> Iterator[Pair]:
     yield from _affine(f"{trunk}encoder.layer_norm", "reformer.norm")
     if architecture in (CAUSAL, MASKED):
         yield Pair("lm_head.decoder.weight", "head.weight")
-        yield Pair("lm_head.bias", "head.bias")
+        for theirs, ours in bias_names(config.head_bias).items():
+            yield Pair(theirs, ours)
     elif architecture == CLASSIFICATION:
         yield from _affine("classifier.dense", "head.dense")
         yield from _affine("classifier.out_proj", "head.scores")
@@ -116,14 +116,14 @@ def _check_rest(theirs: Mapping[str, Tensor], wanted: list[Pair]) -> None:
     for name in sorted(rest):
         if _CONSTANTS.search(name):
             continue
-        if name == _BIAS_TWIN and torch.equal(theirs[name], theirs["lm_head.bias"]):
-            continue
         raise ConversionError(f"the weights hold {name}, which this architecture does not have")
 
 
 def export_tensors(ours: Mapping[str, Tensor], wanted: list[Pair]) -> dict[str, Tensor]:
     """Their state dict from ours."""
-    return {
-        pair.theirs: ours[pair.ours].detach().cpu().reshape(pair.shape or ours[pair.ours].shape)
-        for pair in wanted
-    }
+    return write_bias(
+        {
+            pair.theirs: ours[pair.ours].detach().cpu().reshape(pair.shape or ours[pair.ours].shape)
+            for pair in wanted
+        }
+    )
