@@ -54,15 +54,23 @@ def read_tensors(folder: Path, weights_file: WeightsFile) -> dict[str, Tensor]:
 
 def _missing(folder: Path, weights_file: WeightsFile) -> str:
     message = f"{folder} has no {weights_file}"
-    other: WeightsFile = (
-        "pytorch_model.bin" if weights_file == "model.safetensors" else "model.safetensors"
-    )
+    other = other_kind(weights_file)
     if (folder / other).is_file() or (folder / f"{other}.index.json").is_file():
-        message += (
-            f", but a {other}: to read that one, ask for it (weights_file={other!r} in Python, "
-            f"--weights-file {other} on the command line)"
-        )
+        message += f", but a {other}: {how_to_ask_for(other)}"
     return message
+
+
+def other_kind(weights_file: WeightsFile) -> WeightsFile:
+    """The kind of file that may hold the weights instead."""
+    return "pytorch_model.bin" if weights_file == "model.safetensors" else "model.safetensors"
+
+
+def how_to_ask_for(weights_file: WeightsFile) -> str:
+    """The end of an error's sentence."""
+    return (
+        f"to read that one, ask for it (weights_file={weights_file!r} in Python, --weights-file "
+        f"{weights_file} on the command line)"
+    )
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:

@@ -18,7 +18,7 @@ from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.configuration import automatic_num_buckets
 from reformer.interop.huggingface.fields import typed_fields
 from reformer.ops.attention import Dropout, Visibility
-from reformer.ops.hashing import draw_rotations, hash_vectors
+from reformer.ops.hashing import hash_vectors, published_rotations
 from reformer.ops.lsh_attention import local_attention
 from reformer.ops.published import published_lsh_attention
 
@@ -97,7 +97,7 @@ class FusedLSHSelfAttention(theirs.LSHSelfAttention):
             buckets = query_key.new_zeros((len(query_key), heads, 1, length), dtype=torch.uint8)
         elif buckets is None:
             factors = self._factors(length)
-            rotations = draw_rotations(heads, size, rounds, factors, hash_seed)
+            rotations = published_rotations(heads, size, rounds, factors, hash_seed)
             buckets = hash_vectors(query_key, rotations.to(query_key.device), factors)
         before, after = self.num_chunks_before, self.num_chunks_after
         visibility = Visibility("chunk", self.chunk_length, self.is_decoder, False, before, after)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reformer.interop.checkpoint_files import WeightsFile
+from reformer.interop.checkpoint_files import WeightsFile, how_to_ask_for, other_kind
 from reformer.interop.errors import ConversionError
 
 
@@ -16,11 +16,18 @@ def download(repository: str, weights_file: WeightsFile, revision: str | None = 
             "pip install 'reformer-core[hf]'"
         ) from error
     stem, suffix = weights_file.split(".")
-    wanted = ["config.json", "spiece.model", "tokenizer*.json", f"{stem}*.{suffix}*"]
+    weights = f"{stem}*.{suffix}*"
+    wanted = ["config.json", "spiece.model", "tokenizer*.json", weights]
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub's errors come from several libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConversionError(
             f"{repository} is no folder here and could not be fetched from the hub: {reason}"
         ) from error
+    if not any(folder.glob(weights)):
+        other = other_kind(weights_file)
+        raise ConversionError(
+            f"{repository} has no {weights_file}; it may have a {other}: {how_to_ask_for(other)}"
+        )
+    return folder
