@@ -163,7 +163,32 @@ def signal() -> Preset:
 
 
 def classify() -> Preset:
-    """Texts of up to 4,096 tokens into classes, from both sides: local attention and LSH."""
+    """Texts of any length into classes, by parts of 256 tokens and the mean of what these say."""
+    # One layer that sees a few words about each: with more layers, local or LSH, or with longer
+    # parts, as many tokens taught less (docs/tasks.md). Where what a text is hangs on how its
+    # parts fit together, take --preset tag, which has LSH, and --length.
+    config, settings = tag()
+    config = dataclasses.replace(
+        config,
+        hidden_size=64,
+        feed_forward_size=128,
+        head_size=32,
+        max_length=256,
+        layers=(Local(16, rotary_base=100.0),),
+    )
+    settings = dataclasses.replace(
+        settings,
+        task="classify",
+        steps=1000,
+        batch_size=16,
+        learning_rate=3e-3,
+        evaluate_tokens=262144,
+    )
+    return config, settings
+
+
+def tag() -> Preset:
+    """A tag for every word of sentences of up to 4,096 tokens, from both sides."""
     config = ReformerConfig(
         hidden_size=128,
         feed_forward_size=256,
@@ -174,28 +199,22 @@ def classify() -> Preset:
         causal=False,
     )
     settings = TrainingSettings(
-        task="classify",
+        task="tag",
         steps=1000,
-        batch_size=8,
+        batch_size=16,
         learning_rate=2e-3,
         warmup_steps=50,
         final_learning_rate=0.02,
         evaluate_every=100,
-        evaluate_tokens=262144,
+        evaluate_tokens=65536,
         save_every=100,
     )
     return config, settings
 
 
-def tag() -> Preset:
-    """A tag for every word of sentences of up to 4,096 tokens: the model of classify."""
-    config, settings = classify()
-    return config, dataclasses.replace(settings, task="tag", batch_size=16, evaluate_tokens=65536)
-
-
 def masked() -> Preset:
-    """Hidden spans of a text from both sides: what classify and tag can start from."""
-    config, settings = classify()
+    """Hidden spans of a text from both sides: what tag and classify (--preset tag) start from."""
+    config, settings = tag()
     settings = dataclasses.replace(settings, task="masked", batch_size=1, evaluate_tokens=32768)
     return config, settings
 
