@@ -115,7 +115,7 @@ class _HeadView:
         self.query_key = self.query_keys[0, head].float()
         self.key = normalize_key(self.query_key)
         self.buckets = record.buckets[0, head]
-        self.head, self.hash_seed = head, record.hash_seed
+        self.head, self.hash_seed, self.draw = head, record.hash_seed, attention.draw
         self.num_hashes, self.num_buckets = layer.num_hashes, attention.num_buckets
         self.scale = layer.score_scale
         self.visibility = Visibility(
@@ -143,7 +143,7 @@ class _HeadView:
         """What other rotations show, bool [num_hashes, Q, L]."""
         buckets = hash_buckets(
             self.query_keys, num_hashes=num_hashes, num_buckets=self.num_buckets,
-            seed=self.hash_seed + 1,
+            seed=self.hash_seed + 1, draw=self.draw,
         )  # fmt: skip
         return visible_by_round(buckets[0, self.head], self.visibility, queries)
 

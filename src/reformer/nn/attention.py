@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from reformer.config import LSH, Full, Layer, Local, ReformerConfig
 from reformer.nn.cache import LayerGrowth
-from reformer.nn.record import LayerRecord
+from reformer.nn.record import LayerRecord, rotations_of
 from reformer.ops.attention import Dropout, Visibility
 from reformer.ops.decode import append_linked, append_windowed
 from reformer.ops.hashing import default_num_buckets, hash_vectors
@@ -67,6 +67,7 @@ class LSHSelfAttention(Heads):
         self.num_buckets = layer.num_buckets or default_num_buckets(
             config.max_length, layer.window_length
         )
+        self.draw = rotations_of(config)
         inner = config.num_heads * config.head_size
         self.query_key = nn.Linear(config.hidden_size, inner, bias=False)
 
@@ -78,6 +79,7 @@ class LSHSelfAttention(Heads):
                 num_hashes=self.layer.num_hashes,
                 num_buckets=self.num_buckets,
                 seed=record.hash_seed,
+                draw=self.draw,
             )
         layer, dropout = self.layer, _dropout(self.layer.dropout, record)
         if layer.rule == "chunk":

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from reformer.config import LSH, ConfigError, Full, Layer, ReformerConfig
-from reformer.nn.record import hash_seed
+from reformer.nn.record import hash_seed, rotations_of
 from reformer.ops.decode import LinkedTokens, linked_tokens, windowed_tokens
-from reformer.ops.hashing import bucket_factors, default_num_buckets, draw_rotations
+from reformer.ops.hashing import bucket_factors, default_num_buckets
 from reformer.ops.token_store import SegmentedStore
 
 
@@ -223,7 +223,8 @@ def _layer_hashing(
     factors = _factors(config, layer)
     # The same name as in ``nn.record.layer_records`` in evaluation.
     seed = hash_seed(config, index)
-    rotations = draw_rotations(config.num_heads, config.head_size, layer.num_hashes, factors, seed)
+    draw = rotations_of(config)
+    rotations = draw(config.num_heads, config.head_size, layer.num_hashes, factors, seed)
     return LayerHashing(rotations.to(device), factors)
 
 

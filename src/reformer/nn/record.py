@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from reformer.config import ReformerConfig
+from reformer.ops.hashing import DrawRotations, draw_rotations, published_rotations
 from reformer.ops.randomness import derive_seed
 
 
@@ -62,3 +63,8 @@ def hash_seed(config: ReformerConfig, layer: int, draw: int | None = None) -> in
     if config.hash_seed is not None:
         return config.hash_seed
     return derive_seed(0, config.seed, layer, *([] if draw is None else [draw]))
+
+
+def rotations_of(config: ReformerConfig) -> DrawRotations:
+    """How the model's rotations are drawn: those of a ``hash_seed`` are the published ones."""
+    return draw_rotations if config.hash_seed is None else published_rotations

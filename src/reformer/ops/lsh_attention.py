@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from reformer.ops.attention import Dropout, Visibility, attend
-from reformer.ops.hashing import bucket_factors, default_num_buckets, draw_rotations, hash_vectors
+from reformer.ops.hashing import (
+    DrawRotations,
+    bucket_factors,
+    default_num_buckets,
+    draw_rotations,
+    hash_vectors,
+)
 from reformer.ops.order import sort_tokens
 
 
@@ -19,16 +25,20 @@ def hash_buckets(
     window_length: int = 64,
     num_buckets: int | tuple[int, ...] | None = None,
     seed: int = 0,
+    draw: DrawRotations = draw_rotations,
     backend: str = "auto",
 ) -> Tensor:
-    """Hash query_key [B, H, L, K] to buckets [B, H, R, L]; the arguments of ``lsh_attention``."""
+    """Hash query_key [B, H, L, K] to buckets [B, H, R, L]; the arguments of ``lsh_attention``.
+
+    draw: what makes rotations of the seed; ``published_rotations`` makes the paper's.
+    """
     _check_tokens("query_key", query_key)
     _check_whole("num_hashes", num_hashes, least=1)
     _check_whole("window_length", window_length, least=1)
     _, heads, length, width = query_key.shape
     count = default_num_buckets(length, window_length) if num_buckets is None else num_buckets
     factors = bucket_factors(count)
-    rotations = draw_rotations(heads, width, num_hashes, factors, seed)
+    rotations = draw(heads, width, num_hashes, factors, seed)
     return hash_vectors(query_key, rotations.to(query_key.device), factors, backend=backend)
 
 
