@@ -26,6 +26,8 @@ from reformer.training.text_scores import text_scores
 Pair = tuple[str, str]
 _HELD_OUT = 20
 """One chapter in so many is held out, and another one for validation."""
+_LONGEST_VERSE = 1000
+"""Characters of both languages. Longer is no verse: behind the last one stands a glossary."""
 
 
 def reversal(folder: Path, *, count: int = 40000, longest: int = 24, seed: int = 0) -> None:
@@ -45,6 +47,8 @@ def bible(file: Path, folder: Path) -> None:
     numbers: dict[str, int] = {}
     for line in read_text(file).removesuffix("\n").split("\n"):
         reference, english, spanish = line.split("\t")
+        if len(english) + len(spanish) > _LONGEST_VERSE:
+            continue
         chapter = numbers.setdefault(reference.rpartition(":")[0], len(numbers)) % _HELD_OUT
         side = {_HELD_OUT // 2: 1, _HELD_OUT - 1: 2}.get(chapter, 0)
         sides[side].append((english, spanish))

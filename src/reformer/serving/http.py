@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from typing import Any
@@ -116,7 +117,7 @@ class Routes:
         return await _respond(request, answer, form, body, len(asked.prompt))
 
 
-class _Form:
+class _Form(ABC):
     """How answers of one kind look. One instance for each request."""
 
     prefix = ""
@@ -141,11 +142,13 @@ class _Form:
         values = {**self._head, "object": self.chunk_kind, "choices": choices}
         return values if usage is None else {**values, "usage": usage}
 
+    @abstractmethod
     def choice(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+        """One sample of an answer without streaming."""
 
+    @abstractmethod
     def delta(self, piece: Piece) -> dict[str, Any]:
-        raise NotImplementedError
+        """What an event of a stream adds to a sample."""
 
 
 class _CompletionForm(_Form):
