@@ -163,7 +163,7 @@ def signal() -> Preset:
 
 
 def classify() -> Preset:
-    """Texts of any length into classes, by parts of 256 tokens and the mean of what these say."""
+    """Texts of any length into classes, by parts of 128 tokens and the mean of what these say."""
     # One layer that sees a few words about each: with more layers, local or LSH, or with longer
     # parts, as many tokens taught less (docs/tasks.md). Where what a text is hangs on how its
     # parts fit together, take --preset tag, which has LSH, and --length.
@@ -173,14 +173,14 @@ def classify() -> Preset:
         hidden_size=64,
         feed_forward_size=128,
         head_size=32,
-        max_length=256,
+        max_length=128,
         layers=(Local(16, rotary_base=100.0),),
     )
     settings = dataclasses.replace(
         settings,
         task="classify",
         steps=1000,
-        batch_size=16,
+        batch_size=32,
         learning_rate=3e-3,
         evaluate_tokens=262144,
     )
