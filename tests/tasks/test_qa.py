@@ -1,6 +1,7 @@
 """Questions are answered from documents: SQuAD's files, spans, scores; from training to ask."""
 
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -223,21 +224,49 @@ def test_answers_on_different_pages_are_compared_by_how_far_they_are_above_no_an
     model = _Scoring(_config(24)).eval()
     reader = Reader(ByteTokenizer(), model.config)
     document = "DA 9" + "." * 40 + "B 1" + "." * 40 + "C"
-    pages = reader.pages(reader.question("?"), reader.document(document))
-    assert len(pages) > 4
+    chance = math.log(len(reader.pages(reader.question("?"), reader.document(document))))
+    assert chance > 1.5
     for scores, best in (
-        ({"A": 9.5, "B": 3.0}, "B"),
-        ({"A": 9.5, "B": 1.25}, "A"),
+        ({"A": 10.5, "B": 3.0}, "B"),
+        ({"A": 10.5, "B": 2.25}, "A"),
         # A rival on its own page makes an answer less sure, and no other page's a better one.
-        ({"A": 9.6, "D": 9.55, "B": 1.5}, "A"),
-        ({"A": 9.5, "B": 3.0, "C": 2.5}, "C"),
+        ({"A": 10.6, "D": 10.55, "B": 2.5}, "A"),
+        ({"A": 10.5, "B": 3.0, "C": 2.5}, "C"),
         ({"A": 8.5, "B": 0.5, "C": -0.5}, ""),
+        # Of so many pages, some may be a little above by chance.
+        ({"C": chance / 2 - 0.05}, ""),
+        ({"C": chance / 2 + 0.05}, "C"),
         ({}, ""),
     ):
         model.scores = scores
         found = answer(model, ByteTokenizer(), document, "?")
         assert found.text == best
         assert document[found.start : found.end] == best
+        assert 0 < found.confidence <= 1
+
+
+def test_pages_share_one_softmax() -> None:
+    model = _Scoring(_config(24)).eval()
+    reader = Reader(ByteTokenizer(), model.config)
+    document = "." * 50 + "A" + "." * 20 + "B" + "." * 50
+    pages = reader.pages(reader.question("?"), reader.document(document))
+    num_pages = {
+        letter: sum(letter.encode() in bytes(page.input_ids.tolist()) for page in pages)
+        for letter in "AB"
+    }
+    assert set(num_pages.values()) == {2}
+    model.scores = {"A": 4.0, "B": 3.0}
+    # Each end of the answer is a softmax of its own: both, one or none of them at "no answer".
+    total = sum(2 * (1 + math.exp(score)) ** 2 for score in model.scores.values())
+    total += len(pages) - 4
+    found = answer(model, ByteTokenizer(), document, "?")
+    assert found.text == "A"
+    assert found.confidence == pytest.approx(2 * math.exp(8.0) / total, rel=1e-6)
+    model.scores = {"A": 0.5}
+    total = 2 * (1 + math.exp(0.5)) ** 2 + len(pages) - 2
+    found = answer(model, ByteTokenizer(), document, "?")
+    assert found.text == ""
+    assert found.confidence == pytest.approx(len(pages) / total, rel=1e-6)
 
 
 def test_pages_leave_no_answer_out_and_little_is_read_twice() -> None:

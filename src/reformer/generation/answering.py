@@ -1,8 +1,11 @@
 """Questions answered from a document: the best span, or that there is none.
 
-The score of a span is the sum of its ends' logits; the first token's stands for "no answer".
+The score of a span is the sum of its ends' logits; the first token's stands for "no answer". All
+pages of a document are one softmax of spans, each measured against the "no answer" of its page,
+which counts once a page: of more pages, a span must be the further above it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,9 +41,8 @@ class _Span:
     last: int
     margin: float
     """Its score above that of no answer."""
-    confidence: float
-    no_answer: float
-    """The probability that the page holds no answer."""
+    log_total: float
+    """The log of the sum over the page's spans, and no answer, of exp(margin)."""
 
 
 def answer(
@@ -52,7 +54,7 @@ def answer(
     """The model's answer to a question on a document of any length, in evaluation mode.
 
     A document longer than the model's sequences is read in pages that overlap. The answer is the
-    span whose score is furthest above that of no answer on its page.
+    span that is likeliest on all of them, or none.
     InputError when the question is too long for the model.
     """
     reader = Reader(tokenizer, model.config)
@@ -72,13 +74,20 @@ def answer_pages(
         span for batch in in_batches(pages, _TOKENS_PER_PASS) for span in _best_spans(model, batch)
     ]
     best = max(spans, key=lambda span: span.margin)
-    if best.margin <= 0:
-        return Answer("", 0, 0, min(span.no_answer for span in spans))
+    log_none = math.log(len(spans))
+    log_total = float(
+        torch.tensor([span.log_total for span in spans], dtype=torch.float64).logsumexp(0)
+    )
+    if best.margin <= log_none:
+        return Answer("", 0, 0, math.exp(log_none - log_total))
+    # Where pages overlap, both may hold it.
+    same = [s.margin for s in spans if (s.first, s.last) == (best.first, best.last)]
+    confidence = sum(math.exp(margin - log_total) for margin in same)
     start, end = int(tokens.starts[best.first]), int(tokens.ends[best.last])
     text = document[start:end]
     start += len(text) - len(text.lstrip())
     text = text.strip()
-    return Answer(text, start, start + len(text), best.confidence)
+    return Answer(text, start, start + len(text), confidence)
 
 
 def _best_spans(model: ReformerForQuestionAnswering, pages: Sequence[Page]) -> list[_Span]:
@@ -95,7 +104,7 @@ def _best_span(page: Page, start_logits: Tensor, end_logits: Tensor) -> _Span:
     begin = page.question_length
     null = float(start_logits[0] + end_logits[0])
     if len(page) == begin:
-        return _Span(0, 0, -torch.inf, 0.0, 1.0)
+        return _Span(0, 0, -torch.inf, 0.0)
     first, last = best_span(start_logits[begin:], end_logits[begin:], _LONGEST_ANSWER)
     score = float(start_logits[begin + first] + end_logits[begin + last])
     # Tokens of the question are no answers.
@@ -103,8 +112,7 @@ def _best_span(page: Page, start_logits: Tensor, end_logits: Tensor) -> _Span:
         float(torch.cat([logits[:1], logits[begin:]]).logsumexp(0))
         for logits in (start_logits, end_logits)
     )
-    chances = torch.tensor([score - whole, null - whole]).exp().tolist()
-    return _Span(page.first + first, page.first + last, score - null, chances[0], chances[1])
+    return _Span(page.first + first, page.first + last, score - null, whole - null)
 
 
 def best_span(start_logits: Tensor, end_logits: Tensor, longest: int) -> tuple[int, int]:
