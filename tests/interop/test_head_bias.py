@@ -5,7 +5,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from reformer import ReformerForCausalLM, ReformerForMaskedLM
+from reformer import ReformerConfig, ReformerForCausalLM, ReformerForMaskedLM
 from reformer.interop.huggingface import export, load
 from tests.cli.conftest import call
 from tests.interop.their_models import their_model
@@ -131,3 +131,16 @@ def test_the_command_says_when_older_versions_would_leave_it_out(name, said, tmp
     answer = call("convert", tmp_path / "ours", tmp_path / "back")
     assert answer.code == 0
     assert ("transformers 5.24 or later" in answer.out) == said
+
+
+@pytest.mark.parametrize("kind", ["added", "held", "both"])
+def test_biases_of_a_new_model_are_zero(kind):
+    # Memory that nobody has written is then not a number.
+    torch.use_deterministic_algorithms(True)
+    try:
+        config = ReformerConfig(vocab_size=32, hidden_size=16, max_length=64, head_bias=kind)
+        held = ReformerForCausalLM(config).head.state_dict()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert set(held) == {"weight", "bias"} | ({"held_bias"} if kind == "both" else set())
+    assert all(bool((bias == 0).all()) for name, bias in held.items() if name != "weight")
