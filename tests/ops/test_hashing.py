@@ -124,6 +124,18 @@ def test_rotations_of_several_factors_stand_at_right_angles(
     assert rotations.shape[-1] == whole
 
 
+def test_rotations_are_the_same_bits_for_any_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        draws = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            draws.append(draw_rotations(2, 256, 4, (64, 64, 64), seed=3))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])
+
+
 @pytest.mark.parametrize("num_buckets", [64, 128, (16, 16), (16, 16, 8), (32, 32, 32)])
 def test_vectors_without_a_direction_fill_all_buckets_alike(
     num_buckets: int | tuple[int, ...],

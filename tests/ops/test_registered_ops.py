@@ -123,6 +123,10 @@ SAMPLES: dict[str, Callable[[], Iterator[tuple[object, ...]]]] = {
     "attention_backward": backward_samples,
     "draw_rotations": lambda: iter([([3, 4, 2, 8], 5), ([3, 0, 2, 8], 2**62)]),
     "hash_vectors": hashing_samples,
+    "orthonormal": lambda: (
+        (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+        for shape in ((2, 8, 3, 5), (1, 4, 2, 9), (0, 4, 1, 2))
+    ),
     "sort_tokens": sorting_samples,
 }
 

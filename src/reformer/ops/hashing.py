@@ -78,8 +78,7 @@ def draw_rotations(
     normal = published_rotations(num_heads, head_size, num_hashes, factors, seed)
     if len(factors) == 1:
         return functional.normalize(normal, dim=1)
-    parts = [torch.linalg.qr(part).Q for part in normal.transpose(1, 2).split(head_size, dim=-1)]
-    return torch.cat(parts, dim=-1).transpose(1, 2).contiguous()
+    return _orthonormal_op(normal)
 
 
 def published_rotations(
@@ -102,6 +101,26 @@ def _rotations_op(shape: list[int], seed: int) -> Tensor:
 @_rotations_op.register_fake
 def _(shape: list[int], seed: int) -> Tensor:
     return torch.empty(shape)
+
+
+# Gram-Schmidt: the bits of LAPACK's QR depend on the number of threads. An operator, because
+# torch.compile would unroll it.
+@torch.library.custom_op("reformer::orthonormal", mutates_args=())
+def _orthonormal_op(rotations: Tensor) -> Tensor:
+    """Rotations [H, K, R, P], those of a head and round orthonormal, at most K at a time."""
+    rows = rotations.permute(0, 2, 3, 1).to(torch.float64, memory_format=torch.contiguous_format)
+    for part in rows.split(rotations.shape[1], dim=2):
+        for index in range(part.shape[2]):
+            row = part[:, :, index : index + 1]
+            row /= row.norm(dim=-1, keepdim=True)
+            rest = part[:, :, index + 1 :]
+            rest -= (rest * row).sum(dim=-1, keepdim=True) * row
+    return rows.permute(0, 3, 1, 2).float().contiguous()
+
+
+@_orthonormal_op.register_fake
+def _(rotations: Tensor) -> Tensor:
+    return torch.empty_like(rotations, memory_format=torch.contiguous_format)
 
 
 def hash_vectors(
