@@ -23,8 +23,8 @@ from reformer.ops import dispatch
 
 # An N up to here is hashed by itself.
 _LARGEST_WHOLE = 128
-# Larger factors find a little more of what is close, for three times the hashing; and of these,
-# three are all that stand at right angles in a head of width 64.
+# Larger factors find a little more of what is close, for three times the hashing. Of these,
+# four stand at right angles in a head of width 64.
 _LARGEST_FACTOR = 32
 # Elements of one slice's projections: 16 MB in float32.
 _SLICE_ELEMENTS = 1 << 22
