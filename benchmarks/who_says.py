@@ -6,19 +6,22 @@ match of answers that need no model: the most frequent speaker of the document, 
 the question (the document's first), and a search for the quotation. The search finds all of them:
 what is measured is whether a model learns it from questions and answers alone.
 
-    python benchmarks/who_says.py who-says-train.json.xz who-says-validation.json.xz --out scenes
-    reformer tokenizer train scenes/train.txt --vocab-size 4096 --out scenes/tokenizer.json
-    reformer train scenes/train.json --task find --tokenizer scenes/tokenizer.json --steps 500 \
-        --out scenes/find
-    reformer train scenes/train.json --task qa --validation scenes/validation.json \
-        --init scenes/find --length 256 --batch-size 16 --steps 200 --out scenes/short
-    reformer train scenes/train.json --task qa --validation scenes/validation.json \
-        --init scenes/short --length 8192 --batch-size 2 --steps 80 --learning-rate 1e-3 \
-        --out scenes/run
-    reformer evaluate scenes/run scenes/validation.json --json
+    python benchmarks/who_says.py who-says-train.json.xz who-says-validation.json.xz --every 8 \
+        --out scenes
+    python benchmarks/who_says.py who-says-train.json.xz who-says-validation.json.xz --every 7 \
+        --by play --out plays
+    reformer tokenizer train plays/train.txt --vocab-size 4096 --out tokenizer.json
+    reformer train scenes/train.json --task find --tokenizer tokenizer.json --steps 500 --out find
+    reformer train plays/train.json --task qa --validation scenes/validation.json --init find \
+        --length 256 --batch-size 16 --steps 200 --out short
+    reformer evaluate short scenes/validation.json --json
+    reformer evaluate short plays/validation.json --json
 
-For whole plays, --by play, and --length 65536 --init scenes/run; with --unanswerable, every third
-question is one on another play.
+With --unanswerable, every third question is one on another play; the same model answers them.
+Exact attention is the same course with --layers local full local in both trainings. Longer pages:
+
+    reformer train plays/train.json --task qa --validation plays/validation.json --init short \
+        --length 8192 --batch-size 2 --steps 160 --learning-rate 1e-3 --out pages
 """
 
 import argparse
