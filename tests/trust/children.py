@@ -129,6 +129,8 @@ def _train(path: Path, output: Path, prepare: Prepare | None) -> None:
         with locked(path):
             run, task = prepare_task(open_run(path), length_fixed=True, say=print)
             outcome = train(run, task, _Silent(), torch.device("cpu"))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except (OSError, CheckpointError, TrainingError, RunError) as error:
         print(f"reformer: {error}")
         sys.exit(2 if isinstance(error, RunError) else 1)

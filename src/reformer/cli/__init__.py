@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from reformer.cli.signals import signals_end_it
+
 _COMMANDS = {
     "train": "train a model on files, or on Moby-Dick when none are named",
     "evaluate": "bits per byte and perplexity of whole files",
@@ -67,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Torch asks the system for large pages; at a million tokens small ones cost a third more time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _dispatch(words)
+        with signals_end_it():
+            return _dispatch(words)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -86,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"reformer: {error}", file=sys.stderr)
         return code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -149,7 +149,3 @@ def _exit_code(error: Exception) -> int | None:
     if names & _USER_ERRORS:
         return 2
     return 1 if names & _RUN_ERRORS else None
-
-
-def _terminate(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
