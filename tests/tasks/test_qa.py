@@ -343,7 +343,7 @@ def test_a_model_learns_to_answer_and_to_say_that_there_is_no_answer(tmp_path: P
     ("change", "reason"),
     [
         (lambda v: "{", "line 1: it is not JSON"),
-        (lambda v: {}, "data must be a list"),
+        (lambda v: {}, "json is not in SQuAD's format: data must be a list"),
         (lambda v: {"data": [{}]}, "data[0] is not in SQuAD's format: paragraphs"),
         (lambda v: {"data": []}, "holds no questions"),
         (lambda v: "[" * 100000, "nested too deeply"),

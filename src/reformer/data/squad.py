@@ -84,7 +84,7 @@ def _paragraphs(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise InputError(f"{file}, line {error.lineno}: it is not JSON: {error.msg}") from error
     except RecursionError as error:
         raise InputError(f"{file} is not in SQuAD's format: it is nested too deeply") from error
-    for number, article in enumerate(_list(values, "data", f"{file}: ")):
+    for number, article in enumerate(_list(values, "data", str(file))):
         place = f"{file}: data[{number}]"
         for inside, paragraph in enumerate(_list(article, "paragraphs", place)):
             yield f"{place}.paragraphs[{inside}]", paragraph
