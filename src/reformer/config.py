@@ -256,9 +256,7 @@ class ReformerConfig:
             if isinstance(layer, LSH):
                 self._check_hashing(layer)
             if not isinstance(layer, Full) and layer.rule == "chunk":
-                longest = max(self.max_length, _LONGEST_CHUNK)
-                fix = f"chunks of more than {longest} tokens hold nothing but padding"
-                require(layer.window_length <= longest, "window_length", layer.window_length, fix)
+                self._check_chunks(layer)
             rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
             require(
                 not rotary or self.head_size % 2 == 0,
@@ -266,6 +264,15 @@ class ReformerConfig:
                 self.head_size,
                 "rotary positions need an even head_size",
             )
+
+    def _check_chunks(self, layer: LSH | Local) -> None:
+        longest = max(self.max_length, _LONGEST_CHUNK)
+        fix = f"chunks of more than {longest} tokens hold nothing but padding"
+        require(layer.window_length <= longest, "window_length", layer.window_length, fix)
+        fix = f"a sequence of max_length {self.max_length} has no more chunks than tokens"
+        for name in ("chunks_before", "chunks_after"):
+            number = getattr(layer, name)
+            require(number <= self.max_length, name, number, fix)
 
     def _check_hashing(self, layer: LSH) -> None:
         factors = layer.num_buckets or 2
