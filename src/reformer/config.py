@@ -258,12 +258,8 @@ class ReformerConfig:
             if not isinstance(layer, Full) and layer.rule == "chunk":
                 self._check_chunks(layer)
             rotary = not isinstance(layer, LSH) and layer.rotary_base is not None
-            require(
-                not rotary or self.head_size % 2 == 0,
-                "head_size",
-                self.head_size,
-                "rotary positions need an even head_size",
-            )
+            fix = "rotary positions need an even head_size"
+            require(not rotary or self.head_size % 2 == 0, "head_size", self.head_size, fix)
 
     def _check_chunks(self, layer: LSH | Local) -> None:
         longest = max(self.max_length, _LONGEST_CHUNK)
@@ -305,12 +301,8 @@ class ReformerConfig:
             require_count("axial_shape", extent)
         for size in sizes:
             require_count("axial_sizes", size)
-        require(
-            math.prod(shape) >= self.max_length,
-            "axial_shape",
-            shape,
-            f"its product must be at least max_length ({self.max_length})",
-        )
+        fix = f"its product must be at least max_length ({self.max_length})"
+        require(math.prod(shape) >= self.max_length, "axial_shape", shape, fix)
         require(
             len(sizes) == len(shape) and sum(sizes) == self.hidden_size,
             "axial_sizes",
