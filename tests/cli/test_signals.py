@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys
+import os, signal, sys
 from reformer.cli.signals import signals_end_it
+signal.signal(signal.SIGINT, {handler})
 sys.path.insert(0, {folder!r})
 with signals_end_it():
     try:
@@ -27,8 +28,11 @@ except BaseException:
 """
 
 
-def run(folder: Path, act: str) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(folder=str(folder), act=act)
+def run(
+    folder: Path, act: str, handler: str = "signal.default_int_handler"
+) -> subprocess.CompletedProcess[str]:
+    """handler: what SIGINT does before; where tests run in the background, it is ignored."""
+    program = PROGRAM.format(folder=str(folder), act=act, handler=handler)
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
@@ -49,8 +53,5 @@ def test_elsewhere_what_was_made_is_tidied_up(tmp_path: Path, number: signal.Sig
 
 def test_a_signal_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
     """As under nohup, or in the background of a script."""
-    act = f"os.kill(os.getpid(), {int(signal.SIGINT)})"
-    program = PROGRAM.format(folder=str(tmp_path), act=act)
-    ignoring = f"import signal; signal.signal({int(signal.SIGINT)}, signal.SIG_IGN)\n"
-    ended = subprocess.run([sys.executable, "-c", ignoring + program], capture_output=True)
-    assert ended.returncode == 0
+    ended = run(tmp_path, f"os.kill(os.getpid(), {int(signal.SIGINT)})", "signal.SIG_IGN")
+    assert (ended.returncode, ended.stdout) == (0, "tidied up\n")
