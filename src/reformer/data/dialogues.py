@@ -42,8 +42,9 @@ def prepare_dialogues(
     total = sum(1 for _ in read_dialogues(files))
     kept = max(1, total // VALIDATION_PART) if validation is None else 0
     if total - kept < 1:
+        names = ", ".join(str(file) for file in files[:3])
         raise InputError(
-            f"{files[0]} holds {total} conversations: at least one is needed to train on and one "
+            f"{names} holds {total} conversations: at least one is needed to train on and one "
             "to validate on; give more, or a --validation file"
         )
     held_out = files if validation is None else find_files([validation])
