@@ -77,24 +77,43 @@ def growing_contexts(contexts, turns=10):
     return rows
 
 
-def beside_others(context):
+def beside_others(context, turns=8):
     """Tokens per second at one context: ours, our torch path, and the others' Reformers."""
-    model = make_model(context + 256)
+    model = make_model(context + 1024)
     cache = new_cache(model, undo_length=0)
     read(model, cache, context)
-    found = {"context": context, "ours": 1 / seconds_per_call(lambda: extend(model, [[7]], cache))}
-    with use_backend("torch"):
-        found["ours_torch_path"] = 1 / seconds_per_call(lambda: extend(model, [[7]], cache), 10)
     ids = torch.randint(0, 256, (1, context), generator=generator(1))
+
+    def step():
+        extend(model, [[7]], cache)
+
     with torch.no_grad():
-        found |= hugging_face(model.config, ids) | reformer_pytorch(model.config, ids)
-    found["ratio_to_hugging_face_cached"] = found["ours"] / found["hugging_face_cached"]
+        theirs, their_step = hugging_face(model.config, ids)
+        ours, their_cached = [], []
+        for _ in range(turns):
+            ours.append(seconds_per_call(step, 20))
+            their_cached.append(seconds_per_call(their_step, 3))
+        with use_backend("torch"):
+            torch_path = seconds_per_call(step, 10)
+        whole = seconds_per_call(lambda: theirs(ids, use_cache=False), 3)
+        pytorch = seconds_per_call(reformer_pytorch(model.config, ids), 3)
+    ratios = [cached / own for own, cached in zip(ours, their_cached, strict=True)]
+    found = {
+        "context": context,
+        "ours": 1 / statistics.median(ours),
+        "ours_torch_path": 1 / torch_path,
+        "hugging_face_cached": 1 / statistics.median(their_cached),
+        "hugging_face_whole_pass": 1 / whole,
+        "reformer_pytorch_whole_pass": 1 / pytorch,
+        "ratio_to_hugging_face_cached": statistics.median(ratios),
+        "ratios_by_turn": sorted(ratios),
+    }
     print(found, flush=True)
     return found
 
 
 def hugging_face(ours, ids):
-    """transformers' Reformer of the same shape, with its cache and by whole passes."""
+    """transformers' Reformer of the same shape, and a step of it with its cache."""
     from transformers import ReformerConfig, ReformerModelWithLMHead
 
     context = ids.shape[1]
@@ -107,27 +126,19 @@ def hugging_face(ours, ids):
         axial_pos_embds_dim=[96, 96], use_cache=True, hash_seed=1,
     )  # fmt: skip
     theirs = ReformerModelWithLMHead(config).eval()
-    whole = seconds_per_call(lambda: theirs(ids, use_cache=False), 3)
     past = theirs(ids, use_cache=True).past_buckets_states
-
-    def step():
-        theirs(ids[:, -1:], past_buckets_states=past, use_cache=True)
-
-    return {
-        "hugging_face_cached": 1 / seconds_per_call(step, 5),
-        "hugging_face_whole_pass": 1 / whole,
-    }
+    return theirs, lambda: theirs(ids[:, -1:], past_buckets_states=past, use_cache=True)
 
 
 def reformer_pytorch(ours, ids):
-    """reformer-pytorch has no cache: a whole pass for each token. All four layers are LSH."""
+    """A step of reformer-pytorch: it has no cache, so a whole pass. All four layers are LSH."""
     from reformer_pytorch import ReformerLM
 
     theirs = ReformerLM(
         num_tokens=256, dim=ours.hidden_size, depth=4, max_seq_len=ids.shape[1], causal=True,
         heads=ours.num_heads, dim_head=ours.head_size, bucket_size=64, n_hashes=4, ff_mult=3,
     ).eval()  # fmt: skip
-    return {"reformer_pytorch_whole_pass": 1 / seconds_per_call(lambda: theirs(ids), 3)}
+    return lambda: theirs(ids)
 
 
 def main():

@@ -1,10 +1,13 @@
 """Whole layers on the native kernel: the torch path's logits, and bits that nothing changes."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from reformer.generation.extend import extend, extend_all, new_cache
 from reformer.nn import append
+from reformer.nn.cache import CacheError
 from reformer.nn.streams import StreamRangeError
 from reformer.ops import append_layer as op
 from reformer.ops.dispatch import use_backend
@@ -108,3 +111,46 @@ def test_hooks_and_other_kinds_of_layers_take_the_torch_path(calls):
         block.attention.value.weight  # noqa: B018
     extend(model, [[1, 2]], new_cache(model))
     assert calls == []
+
+
+def test_weights_that_are_replaced_moved_or_transposed_are_noticed(calls):
+    model = make_model(LAYERS["mixed"], torch.float32)
+    ids = random_ids(12)
+
+    def check(is_native):
+        calls.clear()
+        got = extend_all(model, [ids], new_cache(model))[0]
+        torch.testing.assert_close(got, whole_logits(model, ids), rtol=1e-4, atol=1e-4)
+        assert bool(calls) == is_native
+
+    check(is_native=True)
+    inner = model.reformer.blocks[1].feed_forward.inner
+    inner.weight = torch.nn.Parameter(-inner.weight)
+    check(is_native=True)
+    inner.weight.data = 2 * inner.weight.data
+    check(is_native=True)
+    attention = model.reformer.blocks[1].attention
+    attention.value = torch.nn.Linear(24, 16, bias=False)
+    check(is_native=True)
+    attention.layer = dataclasses.replace(attention.layer, score_scale=0.5)
+    check(is_native=True)
+    inner.weight.data = inner.weight.data.t().contiguous().t()
+    check(is_native=False)
+    inner.weight.data = inner.weight.data.contiguous()
+    check(is_native=True)
+    handle = attention.value.register_forward_hook(lambda *_: None)
+    check(is_native=False)
+    handle.remove()
+    check(is_native=True)
+
+
+def test_a_cache_of_another_model_is_refused():
+    model = make_model(LAYERS["mixed"], torch.float32)
+    for other in (
+        make_model(LAYERS["local"], torch.float32),
+        make_model(LAYERS["mixed"], torch.float32, head_size=10),
+    ):
+        with pytest.raises(CacheError, match="was made for a model whose"):
+            extend(model, [[1, 2]], new_cache(other))
+    twin = make_model(LAYERS["mixed"], torch.float32)
+    extend(model, [[1, 2]], new_cache(twin))

@@ -111,6 +111,8 @@ class Reformer(nn.Module):
                     f"a row of {length} tokens cannot take {count} more: this model's "
                     f"max_length is {self.config.max_length}"
                 )
+        if cache.config is not self.config:
+            cache.check_model(self.config)
         device = self.norm.weight.device
         if not active:
             return torch.empty((0, 2 * self.config.hidden_size), dtype=cache.dtype, device=device)

@@ -15,21 +15,12 @@ from torch import Tensor
 from reformer.config import LSH, ConfigError, Full, Layer, ReformerConfig
 from reformer.nn.record import hash_seed, rotations_of
 from reformer.ops.decode import LinkedTokens, linked_tokens, windowed_tokens
-from reformer.ops.hashing import bucket_factors, default_num_buckets
+from reformer.ops.hashing import LayerHashing, bucket_factors, default_num_buckets
 from reformer.ops.token_store import SegmentedStore
 
 
 class CacheError(ValueError):
     """Something that a cache cannot do; the message says what would work."""
-
-
-@dataclass(frozen=True)
-class LayerHashing:
-    """An LSH layer's rotations in evaluation: drawn once, used for every token."""
-
-    rotations: Tensor
-    """[H, K, R, sum(factors) / 2]."""
-    factors: tuple[int, ...]
 
 
 class ProjectedMemory(NamedTuple):
@@ -158,6 +149,16 @@ class DecodeCache:
             else:
                 layers.append(windowed_tokens(heads, width, self.dtype, self.device))
         return CachedSequence([], layers, self.undo_length)
+
+    def check_model(self, config: ReformerConfig) -> None:
+        """CacheError unless the cache has room for what the layers of such a model keep."""
+        for name in ("layers", "num_heads", "head_size", "max_length"):
+            own, wanted = getattr(self.config, name), getattr(config, name)
+            if own != wanted:
+                raise CacheError(
+                    f"this cache was made for a model whose {name} is {own}, not {wanted}: "
+                    "make one with new_cache(model)"
+                )
 
     def with_rows(self, rows: Iterable[CachedSequence]) -> Self:
         """A batch of these sequences, the very objects; they stay where else they are, too."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reformer.ops import dispatch
 from reformer.ops.decode import LinkedTokens
+from reformer.ops.hashing import LayerHashing
 from reformer.ops.token_store import SegmentedStore
 
 MOST_TOKENS = 32
@@ -20,9 +21,9 @@ ATTENTION_OUT_OF_RANGE, FEED_FORWARD_OUT_OF_RANGE = 2, 3
 """Outcomes beside 0: a branch that the streams cannot hold."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerTensors:
-    """A layer's weights and numbers. All tensors are float32 and contiguous."""
+    """A layer's weights and numbers. All tensors are float32, contiguous and on the CPU."""
 
     attention_norm_weight: Tensor
     attention_norm_bias: Tensor
@@ -37,24 +38,22 @@ class LayerTensors:
     inner_bias: Tensor
     outer_weight: Tensor
     outer_bias: Tensor
-    rotations: Tensor | None
-    """[H, K, R, sum(factors) / 2] of LSH layers."""
-    factors: tuple[int, ...]
     num_heads: int
     head_size: int
     window_length: int
     scale: float
+    rotary_base: float | None
     norm_epsilon: float
     is_relu: bool
     unit: float
     """Steps of the streams' grid in one."""
 
 
-def refusal(weight: Tensor) -> str | None:
-    """Why ``append_layer`` cannot run for a model with such weights; None when it can."""
+def refusal(x: Tensor) -> str | None:
+    """Why ``append_layer`` cannot run for a model of such numbers; None when it can."""
     if dispatch.resolve("auto") not in ("auto", "cpu"):
         return "another backend is in force"
-    return dispatch.refusal("append_layer", "cpu", weight)
+    return dispatch.refusal("append_layer", "cpu", x)
 
 
 def append_layer(
@@ -63,15 +62,15 @@ def append_layer(
     layer: LayerTensors,
     sequences: Sequence[LinkedTokens | SegmentedStore],
     counts: Sequence[int],
+    hashing: LayerHashing | None,
     angles: tuple[Tensor, Tensor] | None,
 ) -> int:
     """Run the layer on the streams of T new tokens, int32 [T, D], in place; 0 when all is well.
 
-    counts: new tokens of each sequence, packed; the sequences grow. angles: cosine and sine
-    [T, K / 2] of rotary positions. A token's result does not depend, not even in its last bit,
-    on what else is appended with it.
+    counts: new tokens of each sequence, packed; the sequences grow. hashing: None but in LSH
+    layers. angles: cosine and sine [T, K / 2] of rotary positions. A token's result does not
+    depend, not even in its last bit, on what else is appended with it.
     """
-    cosine, sine = (None, None) if angles is None else angles
     run = dispatch.implementation("append_layer", "cpu", layer.query)
-    outcome: int = run(first, second, layer, sequences, counts, cosine, sine)
+    outcome: int = run(first, second, layer, sequences, counts, hashing, angles)
     return outcome

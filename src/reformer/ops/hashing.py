@@ -14,6 +14,7 @@ buckets alike; related ones meet as often as before.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,14 @@ _LARGEST_WHOLE = 128
 _LARGEST_FACTOR = 32
 # Elements of one slice's projections: 16 MB in float32.
 _SLICE_ELEMENTS = 1 << 22
+
+
+class LayerHashing(NamedTuple):
+    """A layer's rotations in evaluation: drawn once, used for every token."""
+
+    rotations: Tensor
+    """[H, K, R, sum(factors) / 2]."""
+    factors: tuple[int, ...]
 
 
 def default_num_buckets(length: int, window_length: int) -> int:

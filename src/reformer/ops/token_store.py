@@ -6,13 +6,12 @@ continuation), and forgetting cheap (old segments are dropped). A token is found
 search over the few segments' first tokens.
 """
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 _SMALLEST_SEGMENT = 256
@@ -50,7 +49,7 @@ class SegmentedStore:
         self.first = 0
         """The oldest token that is still held."""
         self.segments: list[Segment] = []
-        self._addresses: dict[str, NDArray[np.int64]] | None = None
+        self._addresses: dict[str, array[int]] | None = None
 
     def reserve(self, count: int) -> None:
         """Make room for ``count`` more tokens, whose contents are undefined until written."""
@@ -77,7 +76,7 @@ class SegmentedStore:
         self.segments.append(Segment(start, start + size, tensors))
         self._addresses = None
 
-    def addresses(self) -> dict[str, NDArray[np.int64]]:
+    def addresses(self) -> "dict[str, array[int]]":
         """For kernels: each field's data address in every segment, and each "start" token."""
         if self._addresses is None:
             lists = {
@@ -85,7 +84,7 @@ class SegmentedStore:
                 for name in self.fields
             }
             lists["start"] = [segment.start for segment in self.segments]
-            self._addresses = {name: np.array(x, dtype=np.int64) for name, x in lists.items()}
+            self._addresses = {name: array("q", x) for name, x in lists.items()}
         return self._addresses
 
     def advance(self, count: int) -> None:

@@ -1,13 +1,12 @@
 """Appending to cached sequences on the native kernel; see ops/decode.py."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reformer.kernels.cpu.library import refusal, run
@@ -48,13 +47,14 @@ def append_linked(
     scale: float,
 ) -> Tensor:
     """``ops.decode.append_linked``; sequences are its ``LinkedTokens``."""
-    last = _array([sequence.last.data_ptr() for sequence in sequences])
+    last = array("q", [sequence.last.data_ptr() for sequence in sequences])
     buckets = buckets.to(torch.int32).contiguous()
-    return _append(
-        query_key.contiguous(), None, value.contiguous(), [s.store for s in sequences], counts,
-        buckets=buckets.data_ptr(), last=last.ctypes.data, rounds=buckets.shape[-1],
+    arguments = Decode(
+        buckets=buckets.data_ptr(), last=address(last), rounds=buckets.shape[-1],
         num_buckets=sequences[0].last.shape[-1], window=window_length, scale=scale,
     )  # fmt: skip
+    stores = [sequence.store for sequence in sequences]
+    return _append(arguments, query_key.contiguous(), None, value.contiguous(), stores, counts)
 
 
 def append_windowed(
@@ -66,26 +66,24 @@ def append_windowed(
     window_length: int,
 ) -> Tensor:
     """``ops.decode.append_windowed``; sequences are its ``SegmentedStore``s."""
-    return _append(
-        query.contiguous(), key.contiguous(), value.contiguous(), sequences, counts,
-        rounds=0, window=window_length, scale=query.shape[-1] ** -0.5,
-    )  # fmt: skip
+    arguments = Decode(rounds=0, window=window_length, scale=query.shape[-1] ** -0.5)
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    return _append(arguments, query, key, value, sequences, counts)
 
 
 def _append(
+    arguments: Decode,
     query: Tensor,
     key: Tensor | None,
     value: Tensor,
     stores: Sequence[Any],
     counts: Sequence[int],
-    **values: Any,
 ) -> Tensor:
     out = torch.empty_like(value)
-    arguments, kept = describe(
-        stores, counts, query=query.data_ptr(), key=None if key is None else key.data_ptr(),
-        value=value.data_ptr(), out=out.data_ptr(), heads=query.shape[1], width=query.shape[2],
-        **values,
-    )  # fmt: skip
+    arguments.query, arguments.value = query.data_ptr(), value.data_ptr()
+    arguments.key = None if key is None else key.data_ptr()
+    arguments.out, (arguments.heads, arguments.width) = out.data_ptr(), query.shape[1:]
+    kept = describe(arguments, stores, counts)
     run("reformer_decode", arguments)
     del kept
     for store, count in zip(stores, counts, strict=True):
@@ -93,33 +91,29 @@ def _append(
     return out
 
 
-def describe(
-    stores: Sequence[Any], counts: Sequence[int], **values: Any
-) -> tuple[Decode, list[NDArray[np.int64]]]:
-    """Make room in the stores and describe them; the arrays must outlive the structure's use."""
+def describe(arguments: Decode, stores: Sequence[Any], counts: Sequence[int]) -> list[object]:
+    """Make room in the stores and describe them; returns what must outlive the arguments' use."""
     for store, count in zip(stores, counts, strict=True):
         store.reserve(count)
     tables = [store.addresses() for store in stores]
-    arrays = {
-        "first_row": _array([0, *accumulate(counts)]),
-        "length": _array([store.length for store in stores]),
-        "first_segment": _array([0, *accumulate(len(table["start"]) for table in tables)]),
-    }
-    for name in _SEGMENT_FIELDS:
-        if name in tables[0]:
-            arrays[f"segment_{name}"] = _joined(tables, name)
-    arguments = Decode(
-        **{name: array.ctypes.data for name, array in arrays.items()},
-        sequences=len(stores), threads=torch.get_num_threads(), **values,
-    )  # fmt: skip
-    return arguments, list(arrays.values())
+    lengths = array("q", [store.length for store in stores])
+    rows = array("q", accumulate(counts, initial=0))
+    segments = array("q", accumulate((len(table["start"]) for table in tables), initial=0))
+    arguments.first_row, arguments.length = address(rows), address(lengths)
+    arguments.first_segment = address(segments)
+    kept: list[object] = [rows, lengths, segments]
+    for name in tables[0]:
+        table = tables[0][name] if len(tables) == 1 else _joined(tables, name)
+        setattr(arguments, f"segment_{name}", address(table))
+        kept.append(table)
+    arguments.sequences, arguments.threads = len(stores), torch.get_num_threads()
+    return kept
 
 
-def _array(values: list[int]) -> NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
+def address(numbers: "array[int]") -> int:
+    """Where the numbers are in memory."""
+    return numbers.buffer_info()[0]
 
 
-def _joined(tables: list[dict[str, NDArray[np.int64]]], name: str) -> NDArray[np.int64]:
-    if len(tables) == 1:
-        return tables[0][name]
-    return np.concatenate([table[name] for table in tables])
+def _joined(tables: list[dict[str, "array[int]"]], name: str) -> "array[int]":
+    return array("q", chain.from_iterable(table[name] for table in tables))

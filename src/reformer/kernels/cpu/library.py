@@ -10,6 +10,7 @@ loaded. Two environment variables, read once, override that:
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,9 +145,14 @@ def call(function: str, arguments: ctypes.Structure) -> int:
     handle = _library().handle
     if handle is None:
         raise RuntimeError(_library().description.reason)
+    return int(_kernel(handle, function)(ctypes.addressof(arguments)))
+
+
+@cache
+def _kernel(handle: ctypes.CDLL, function: str) -> Callable[[int], int]:
     kernel = handle[function]
     kernel.argtypes, kernel.restype = [ctypes.c_void_p], ctypes.c_int64
-    return int(kernel(ctypes.addressof(arguments)))
+    return kernel
 
 
 class Strided(ctypes.Structure):
