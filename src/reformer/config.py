@@ -199,6 +199,9 @@ class ReformerConfig:
     position_scale: float = 0.1
     """Deviation of a new model's position tables, as a share of ``init_scale``; 1 or more where
     positions matter as much as tokens do."""
+    num_levels: int = 0
+    """Token ids below this are levels of one quantity, such as brightness: in a new model those
+    that are near to each other begin alike."""
     slice_length: int = 16384
     """Positions that the feed-forward layers and the loss handle at a time; a memory choice."""
     seed: int = 0
@@ -228,7 +231,10 @@ class ReformerConfig:
             require_count(name, getattr(self, name))
         require_count("max_length", self.max_length)
         require_count("slice_length", self.slice_length)
-        require_count("seed", self.seed, least=0)
+        for name in ("seed", "num_levels"):
+            require_count(name, getattr(self, name), least=0)
+        fix = f"it can be at most vocab_size ({self.vocab_size})"
+        require(self.num_levels <= self.vocab_size, "num_levels", self.num_levels, fix)
         require_rate("dropout", self.dropout)
         require_choice("streams", self.streams, ("exact", "float", "stored"))
         require_choice("activation", self.activation, get_args(Activation))
@@ -297,10 +303,9 @@ class ReformerConfig:
             valid = value is None or (isinstance(value, (tuple, list)) and len(value) > 0)
             require(valid, name, value, "it must be a tuple of whole numbers, or None")
         shape, sizes = self.position_shape, self.position_sizes
-        for extent in shape:
-            require_count("axial_shape", extent)
-        for size in sizes:
-            require_count("axial_sizes", size)
+        for name, numbers in (("axial_shape", shape), ("axial_sizes", sizes)):
+            for number in numbers:
+                require_count(name, number)
         fix = f"its product must be at least max_length ({self.max_length})"
         require(math.prod(shape) >= self.max_length, "axial_shape", shape, fix)
         require(
@@ -341,12 +346,15 @@ class ReformerConfig:
 
     def with_num_hashes(self, num_hashes: int) -> ReformerConfig:
         """This config with another number of rounds in every LSH layer; weights stay valid."""
-        encoder = self.encoder_layers
-        return dataclasses.replace(
-            self,
-            layers=_with_num_hashes(self.layers, num_hashes),
-            encoder_layers=None if encoder is None else _with_num_hashes(encoder, num_hashes),
-        )
+        changed: dict[str, Any] = {}
+        for name in ("layers", "encoder_layers"):
+            if (layers := getattr(self, name)) is not None:
+                changed[name] = tuple(
+                    dataclasses.replace(layer, num_hashes=num_hashes)
+                    if isinstance(layer, LSH) else layer
+                    for layer in layers
+                )  # fmt: skip
+        return dataclasses.replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; each layer carries its ``kind``."""
@@ -373,13 +381,6 @@ class ReformerConfig:
                 require(isinstance(values[name], (list, tuple)), name, values[name], "use a list")
                 values[name] = tuple(_layer_from_dict(name, layer) for layer in values[name])
         return _build(cls, values)
-
-
-def _with_num_hashes(layers: tuple[Layer, ...], num_hashes: int) -> tuple[Layer, ...]:
-    return tuple(
-        dataclasses.replace(layer, num_hashes=num_hashes) if isinstance(layer, LSH) else layer
-        for layer in layers
-    )
 
 
 def _layer_from_dict(name: str, values: Any) -> Layer:

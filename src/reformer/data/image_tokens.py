@@ -48,6 +48,7 @@ def with_image_shape(config: ReformerConfig, shape: ImageShape) -> ReformerConfi
     return replace(
         config,
         vocab_size=VOCAB_SIZE,
+        num_levels=START,
         max_length=rows * columns * channels + 1,
         axial_shape=(rows + 1, columns, channels),
         axial_sizes=sizes,

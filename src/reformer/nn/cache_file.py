@@ -130,6 +130,7 @@ def _relevant(config: ReformerConfig) -> dict[str, Any]:
         "slice_length",
         "init_scale",
         "position_scale",
+        "num_levels",
         "origin",
     ):
         values.pop(name, None)

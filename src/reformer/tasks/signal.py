@@ -46,9 +46,9 @@ class SignalTask(TaskKind):
         kind = kept_kind(run.path)
         corpus = prepare_signals(run.data, description.inputs, description.validation, kind)
         num_values = len(corpus.train)
-        if config.vocab_size != kind.vocab_size:
-            config = replace(config, vocab_size=kind.vocab_size)
-            return run.describe(replace(description, config=config))
+        suited = replace(config, vocab_size=kind.vocab_size, num_levels=kind.num_levels)
+        if suited != config:
+            return run.describe(replace(description, config=suited))
         if shorter := shortened(run, num_values, length_fixed=length_fixed, say=say):
             return shorter
         return Task(

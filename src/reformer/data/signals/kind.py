@@ -25,6 +25,8 @@ class SignalKind(ABC):
     endings: ClassVar[frozenset[str]]
     """Endings of its files' names, besides those of compressed files."""
     vocab_size: ClassVar[int]
+    num_levels: ClassVar[int] = 0
+    """Values below this are levels of one quantity (``ReformerConfig.num_levels``)."""
 
     @abstractmethod
     def read(self, file: Path) -> Iterator[Values]:

@@ -28,7 +28,7 @@ class Series(SignalKind):
     name = "series"
     value_name = "numbers"
     endings = frozenset({".csv", ".tsv"})
-    vocab_size = _STEPS
+    vocab_size = num_levels = _STEPS
 
     @classmethod
     def of(cls, files: Sequence[Path], column: str | None) -> "Series":

@@ -27,7 +27,7 @@ class Sound(SignalKind):
     name = "sound"
     value_name = "samples"
     endings = frozenset({".wav"})
-    vocab_size = 256
+    vocab_size = num_levels = 256
 
     @classmethod
     def of(cls, file: Path) -> "Sound":
