@@ -21,8 +21,10 @@ _LAYERS: dict[str, Layer] = {"local": Local(rotary_base=10000.0), "lsh": LSH(), 
 _TYPES: dict[str, type[Layer]] = {"local": Local, "lsh": LSH, "full": Full}
 
 
-_NOT_FLAGS = ("layers", "encoder_layers", "causal", "head_bias", "labels", "origin")
-"""Fields that are no single word, or mean nothing to a language model trained from scratch."""
+_NOT_FLAGS = (
+    "layers", "encoder_layers", "causal", "num_levels", "head_bias", "labels", "origin",
+)  # fmt: skip
+"""Fields that are no single word, that the task sets, or that mean nothing to a new model."""
 
 
 def _model_fields() -> type[ReformerConfig]:

@@ -7,6 +7,7 @@ kinds learn to look up some needles, guess the others by exclusion, and are stuc
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,18 +47,18 @@ class Stage:
 STAGES = (
     Stage(32, 32, 120, 3e-3),
     Stage(128, 16, 60, 2e-3),
-    Stage(1024, 2, 200, 2e-3),
+    Stage(1024, 2, 600, 2e-3),
     Stage(4096, 1, 80, 1e-3),
-    Stage(_LONGEST, 1, 15, 1e-3),
+    Stage(_LONGEST, 1, 15, 3e-4),
 )
-_NUM_QUICK_STAGES = 3
+QUICK_STAGES = (*STAGES[:2], dataclasses.replace(STAGES[2], steps=200))
 _MORE_ROUNDS = 8
 """In evaluation, beside the rounds of training."""
 
 
 def measure(size: Size, folder: Path, say: Say) -> Findings:
     """Take both models through the stages, judging each at its end."""
-    stages = STAGES if size == "full" else STAGES[:_NUM_QUICK_STAGES]
+    stages = STAGES if size == "full" else QUICK_STAGES
     journal = Journal(folder / "retrieval.jsonl")
     rows = []
     for kind in _KINDS:
@@ -65,7 +66,7 @@ def measure(size: Size, folder: Path, say: Say) -> Findings:
             key = {"attention": kind, **dataclasses.asdict(stage)}
             row = journal.find(key)
             if row is None:
-                row = key | _learn(kind, number, folder)
+                row = key | _learn(kind, stages, number, folder)
                 journal.add(row)
                 say(f"{kind}, {stage.length:,} tokens: {row['accuracy']:.1%} right")
             rows.append(row)
@@ -89,11 +90,11 @@ def config(kind: str, length: int) -> ReformerConfig:
     )
 
 
-def _learn(kind: str, number: int, folder: Path) -> Row:
-    stage = STAGES[number]
+def _learn(kind: str, stages: Sequence[Stage], number: int, folder: Path) -> Row:
+    stage = stages[number]
     model = ReformerForCausalLM(config(kind, stage.length))
     if number > 0:
-        before = ReformerForCausalLM.from_pretrained(_place(folder, kind, STAGES[number - 1]))
+        before = ReformerForCausalLM.from_pretrained(_place(folder, kind, stages[number - 1]))
         model.load_state_dict(before.state_dict())
     untrained = accuracy(model, stage.length)
     settings = TrainingSettings(
