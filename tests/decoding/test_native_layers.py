@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reformer.generation.extend import extend, extend_all, new_cache
-from reformer.nn import append
+from reformer.nn import append, native_block
 from reformer.nn.cache import CacheError
 from reformer.nn.streams import StreamRangeError
 from reformer.ops import append_layer as op
@@ -154,3 +154,22 @@ def test_a_cache_of_another_model_is_refused():
             extend(model, [[1, 2]], new_cache(other))
     twin = make_model(LAYERS["mixed"], torch.float32)
     extend(model, [[1, 2]], new_cache(twin))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_block_is_looked_through_once_and_not_for_every_token(monkeypatch, hooked):
+    model = make_model(LAYERS["mixed"], torch.float32)
+    if hooked:
+        model.reformer.blocks[1].feed_forward.register_forward_hook(lambda *_: None)
+    looked = []
+
+    def watched(block):
+        looked.append(block)
+        return look_through(block)
+
+    look_through = native_block._look_through
+    monkeypatch.setattr(native_block, "_look_through", watched)
+    cache = new_cache(model)
+    for token in range(3):
+        extend(model, [[token]], cache)
+    assert len(looked) == len(model.reformer.blocks)

@@ -33,13 +33,14 @@ class _NativeBlock(NamedTuple):
     """None: it is more than its weights, or these are not the kernel's kind."""
     held: Sequence[_Held]
     hooks: Sequence[Mapping[int, Any]]
+    had_hooks: bool
     addresses: Sequence[tuple[Tensor, int]]
 
     def is_current(self) -> bool:
         return (
             all(holder.get(name) is thing for holder, name, thing in self.held)
             and all(weight.data_ptr() == address for weight, address in self.addresses)
-            and (self.layer is None or not any(self.hooks))
+            and any(self.hooks) == self.had_hooks
         )
 
 
@@ -52,7 +53,7 @@ def native_layer(block: ReversibleBlock) -> LayerTensors | None:
     Hooks, modules and weights of another kind, also those set after the last call, are seen.
     """
     known = _known.get(block)
-    if known is None or known.layer is None or not known.is_current():
+    if known is None or not known.is_current():
         known = _known[block] = _look_through(block)
     return known.layer
 
@@ -69,10 +70,11 @@ def _look_through(block: ReversibleBlock) -> _NativeBlock:
     for module, name in ((block.attention, "layer"), (block.feed_forward, "activation")):
         held.append(_Held(vars(module), name, getattr(module, name)))
     hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-    is_plain = _is_plain(block) and not any(hooks) and all(map(_is_plain_weight, weights))
+    had_hooks = any(hooks)
+    is_plain = _is_plain(block) and not had_hooks and all(map(_is_plain_weight, weights))
     layer = _layer_tensors(block) if is_plain else None
     addresses = [(weight, weight.data_ptr()) for weight in weights if weight is not None]
-    return _NativeBlock(layer, held, hooks, addresses)
+    return _NativeBlock(layer, held, hooks, had_hooks, addresses)
 
 
 def _is_plain(block: ReversibleBlock) -> bool:
