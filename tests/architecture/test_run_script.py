@@ -58,3 +58,29 @@ def test_a_failed_installation_is_not_taken_for_done(tmp_path: Path) -> None:
         done = _run(environment, "train")
         assert done.returncode == 2
         assert "could not be installed" in done.stderr
+
+
+def test_of_two_at_once_the_second_waits_for_the_installation(tmp_path: Path) -> None:
+    venv, at_work, go = tmp_path / "venv", tmp_path / "at work", tmp_path / "go"
+    (venv / "bin").mkdir(parents=True)
+    _script(venv / "bin" / "reformer", "true")
+    # An installer that is at work until it is told to go on, and fails where another is.
+    mark = f'mkdir "{at_work}" || exit 1; while ! [ -e "{go}" ]; do sleep 0.05; done'
+    pip = f'{mark}; rmdir "{at_work}"'
+    _script(venv / "bin" / "python", f'case "$*" in *" pip install "*) {pip};; esac')
+    environment = {"PATH": os.pathsep.join(TOOLS), "VENV": str(venv)}
+
+    def start() -> subprocess.Popen[str]:
+        command = ["bash", str(ROOT / "run"), "train"]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    assert first.stderr is not None
+    assert "Installing into" in first.stderr.readline()
+    second = start()
+    assert second.stderr is not None
+    assert "Waiting for another ./run" in second.stderr.readline()
+    go.touch()
+    assert "Installing" not in second.communicate()[1], "it finds all installed"
+    first.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
