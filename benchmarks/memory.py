@@ -188,6 +188,7 @@ def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
         return dataclasses.replace(small, max_length=length, layers=layers, **fields)
 
     local, lsh = Local(window_length=64, rotary_base=10000.0), LSH(num_hashes=8, window_length=64)
+    later = LSH(num_hashes=2, window_length=64, values="next")
     return {
         "32,768 tokens": (vary(32768), one),
         "two sequences of 16,384": (vary(16384), dataclasses.replace(one, batch_size=2)),
@@ -206,6 +207,9 @@ def plan_settings() -> dict[str, tuple[ReformerConfig, TrainingSettings]]:
             dataclasses.replace(one, gradients="freed", moments="bfloat16"),
         ),
         "wide heads": (vary(32768, hidden_size=128, num_heads=8), one),
+        "wide heads, values of the next token": (
+            vary(32768, hidden_size=128, num_heads=8, layers=(local, later) * 3), one
+        ),
         "four sequences twice": (
             vary(8192, layers=(local,) * 4),
             dataclasses.replace(one, batch_size=4, accumulation_steps=2),

@@ -9,6 +9,10 @@ LAYERS = {
     "lsh": (LSH(num_hashes=3, window_length=8, num_buckets=8),),
     "one bucket": (LSH(num_hashes=2, window_length=24, num_buckets=1),),
     "factors": (LSH(num_hashes=2, window_length=16, num_buckets=(4, 2)),),
+    "next values": (
+        LSH(num_hashes=2, window_length=16, num_buckets=8, values="next"),
+        LSH(num_hashes=2, window_length=16, num_buckets=64, values="next"),
+    ),
     "window 1": (LSH(num_hashes=2, window_length=1, num_buckets=4), Local(window_length=1)),
     "local": (Local(window_length=16), Local(window_length=5, rotary_base=10000.0)),
     "full": (Full(), Full(rotary_base=10000.0)),
@@ -16,7 +20,7 @@ LAYERS = {
         Local(window_length=16, rotary_base=10000.0),
         LSH(num_hashes=2, window_length=16, num_buckets=8),
         Full(),
-        LSH(num_hashes=3, window_length=8, num_buckets=16),
+        LSH(num_hashes=3, window_length=8, num_buckets=16, values="next"),
     ),
 }
 

@@ -50,7 +50,7 @@ def _attend(query, keys, values, scale):
     return weights @ values
 
 
-def _linked_by_loops(query_key, value, buckets, lengths, window, scale):
+def _linked_by_loops(query_key, value, buckets, lengths, window, scale, ahead):
     out = torch.empty_like(value)
     start = 0
     for length in lengths:
@@ -59,8 +59,12 @@ def _linked_by_loops(query_key, value, buckets, lengths, window, scale):
         for token in range(length):
             for head in range(value.shape[1]):
                 seen = _seen(buckets[rows, head], token, window)
+                given = [j if j == token else j + ahead for j in seen]
                 out[start + token, head] = _attend(
-                    query_key[start + token, head], keys[seen, head], value[rows][seen, head], scale
+                    query_key[start + token, head],
+                    keys[seen, head],
+                    value[rows][given, head],
+                    scale,
                 )
         start += length
     return out
@@ -87,11 +91,13 @@ def _append_in_two(append, tensors, lengths, sequences, cut):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(SIZES, st.floats(0, 1))
-def test_linked_tokens_see_their_last_bucket_mates(backend, sizes, cut):
+@given(SIZES, st.floats(0, 1), st.sampled_from(["own", "next"]))
+def test_linked_tokens_see_their_last_bucket_mates(backend, sizes, cut, values):
     dtype = torch.float64 if backend == "torch" else torch.float32
     query_key, value, _, buckets = _draw(**sizes)
-    wanted = _linked_by_loops(query_key, value, buckets, sizes["lengths"], sizes["window"], 1.5)
+    wanted = _linked_by_loops(
+        query_key, value, buckets, sizes["lengths"], sizes["window"], 1.5, int(values == "next")
+    )
     heads, width, rounds = sizes["heads"], sizes["width"], sizes["rounds"]
     sequences = [
         linked_tokens(heads, width, rounds, sizes["num_buckets"], dtype, CPU)
@@ -101,7 +107,7 @@ def test_linked_tokens_see_their_last_bucket_mates(backend, sizes, cut):
     def append(query_key, value, buckets, sequences, counts):
         return append_linked(
             query_key, value, buckets, sequences, counts,
-            window_length=sizes["window"], scale=1.5, backend=backend,
+            window_length=sizes["window"], scale=1.5, values=values, backend=backend,
         )  # fmt: skip
 
     tensors = (query_key.to(dtype), value.to(dtype), buckets)

@@ -9,13 +9,14 @@ a reformer-pytorch state dict (.pt or .safetensors)   becomes one, too
 import os
 from pathlib import Path
 
-from reformer.config import ReformerConfig, Rule
+from reformer.config import ReformerConfig
 from reformer.interop import lucidrains, trax
 from reformer.interop.byte_tokenizer import byte_tokenizer
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface import checkpoint
 from reformer.interop.sentencepiece import tokenizer_from_sentencepiece
+from reformer.layers import Rule
 from reformer.models import store
 from reformer.models.pretrained import PretrainedReformer
 

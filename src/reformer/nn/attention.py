@@ -106,6 +106,7 @@ class LSHSelfAttention(Heads):
                 segment_ids=record.segment_ids,
                 score_scale=layer.score_scale,
                 dropout=dropout,
+                values=layer.values,
             )
         return self.merge(out)
 
@@ -122,6 +123,7 @@ class LSHSelfAttention(Heads):
             growth.counts,
             window_length=self.layer.window_length,
             scale=self.layer.score_scale,
+            values=self.layer.values,
         )
         return self.output(out.flatten(1))
 

@@ -121,6 +121,7 @@ def _layer_tensors(block: ReversibleBlock) -> LayerTensors:
         head_size=attention.head_size,
         window_length=window,
         scale=scale,
+        values=getattr(attention.layer, "values", "own"),
         rotary_base=getattr(attention.layer, "rotary_base", None),
         norm_epsilon=block.attention_norm.eps,
         is_relu=feed_forward.activation is functional.relu,

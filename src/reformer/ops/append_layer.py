@@ -42,6 +42,8 @@ class LayerTensors:
     head_size: int
     window_length: int
     scale: float
+    values: str
+    """In LSH layers as in ``lsh_attention``; else "own"."""
     rotary_base: float | None
     norm_epsilon: float
     is_relu: bool

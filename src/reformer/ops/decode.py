@@ -91,14 +91,15 @@ def append_linked(
     *,
     window_length: int,
     scale: float = 1.0,
+    values: str = "own",
     backend: str = "auto",
 ) -> Tensor:
     """Append tokens to sequences of an LSH layer, and attend from each to what it sees.
 
     query_key, value: [T, H, K]; buckets: integer [T, H, R]; counts: how many of the T tokens
     belong to each sequence, in order. Returns [T, H, K]; the sequences grow in place.
-    A token that sees nobody sees itself. The result of a token is the same in whatever
-    portions it and its predecessors were appended.
+    A token that sees nobody sees itself. values: as in ``lsh_attention``. The result of a token
+    is the same in whatever portions it and its predecessors were appended.
     """
     run = dispatch.implementation("append_linked", backend, query_key)
     out = torch.empty_like(value)
@@ -106,9 +107,9 @@ def append_linked(
         chosen = [sequences[index] for index in group]
         parts = query_key[rows], value[rows], buckets[rows]
         if begins:
-            out[rows] = _begin_linked(*parts, chosen[0], window_length, scale, backend)
+            out[rows] = _begin_linked(*parts, chosen[0], window_length, scale, values, backend)
         else:
-            out[rows] = run(*parts, chosen, sizes, window_length, scale)
+            out[rows] = run(*parts, chosen, sizes, window_length, scale, values)
     return out
 
 
@@ -179,6 +180,7 @@ def _begin_linked(
     sequence: LinkedTokens,
     window_length: int,
     scale: float,
+    values: str,
     backend: str,
 ) -> Tensor:
     out = lsh_attention(
@@ -187,6 +189,7 @@ def _begin_linked(
         buckets=buckets.permute(1, 2, 0)[None],
         window_length=window_length,
         score_scale=scale,
+        values=values,
         backend=backend,
     )
     write_linked(query_key, value, buckets, sequence)
@@ -226,6 +229,7 @@ def append_linked_torch(
     counts: Sequence[int],
     window_length: int,
     scale: float,
+    values: str,
 ) -> Tensor:
     """The definition, one sequence after the other."""
     out = torch.empty_like(value)
@@ -236,7 +240,7 @@ def append_linked_torch(
         for part in _slices(rows, width * math.prod(query_key.shape[1:])):
             tokens = slice(start + part.start - rows.start, start + part.stop - rows.start)
             seen = walk_links(store, tokens.start, tokens.stop, window_length)
-            out[part] = _attend(store, query_key[part], seen, tokens.start, scale)
+            out[part] = _attend(store, query_key[part], seen, tokens.start, scale, values)
     return out
 
 
@@ -262,7 +266,7 @@ def append_windowed_torch(
             offsets = torch.arange(width, device=query.device)
             seen = (tokens[:, None] - offsets).clamp(min=-1)
             seen = seen[:, None].expand(-1, query.shape[1], -1)
-            out[part] = _attend(store, query[part], seen, first, scale)
+            out[part] = _attend(store, query[part], seen, first, scale, "own")
     return out
 
 
@@ -305,7 +309,9 @@ def walk_links(store: SegmentedStore, start: int, end: int, window_length: int) 
     return seen
 
 
-def _attend(store: SegmentedStore, query: Tensor, seen: Tensor, first: int, scale: float) -> Tensor:
+def _attend(
+    store: SegmentedStore, query: Tensor, seen: Tensor, first: int, scale: float, values: str
+) -> Tensor:
     """Softmax attention of query [n, H, K], tokens first, first + 1, …, to seen [n, H, C]."""
     dtype = accumulation_dtype(query.dtype)
     alone = (seen < 0).all(dim=-1)
@@ -317,6 +323,8 @@ def _attend(store: SegmentedStore, query: Tensor, seen: Tensor, first: int, scal
     key = store.gather("key", held, heads).to(dtype)
     scores = scale * torch.einsum("nhk,nhck->nhc", query.to(dtype), key)
     weights = scores.masked_fill(seen < 0, -math.inf).softmax(dim=-1)
+    if values == "next":
+        held = torch.where(alone[..., None], held, held + 1)
     value = store.gather("value", held, heads).to(dtype)
     # A non-finite value must not reach tokens that do not see it through 0 * inf.
     value = torch.where((seen < 0)[..., None], 0.0, value)

@@ -15,6 +15,7 @@ from reformer.ops.hashing import (
     draw_rotations,
     hash_vectors,
 )
+from reformer.ops.next_values import next_values, sees_nobody
 from reformer.ops.order import sort_tokens
 
 
@@ -59,6 +60,7 @@ def lsh_attention(
     chunks_after: int | None = None,
     score_scale: float = 1.0,
     dropout: Dropout = Dropout(),
+    values: str = "own",
 ) -> Tensor:
     """Attention of each token to the tokens that share a hash bucket with it.
 
@@ -70,9 +72,11 @@ def lsh_attention(
     seed: names the hash rotations. segment_ids: [B, L], tokens see their own segment only;
     a negative id is padding. buckets: [B, H, R, L] from ``hash_buckets``, to hash only once.
     chunks_before, chunks_after: chunk rule only; after defaults to 0, or 1 when not causal.
+    values: "own", or "next": causal window rule only, a token gives the value of the one after it.
     """
     after = (0 if causal else 1) if chunks_after is None else chunks_after
     _check_rule(rule, window_length, chunks_before, after)
+    _check_values(values, rule, causal)
     _check_tokens("query_key", query_key)
     if buckets is None:
         buckets = hash_buckets(
@@ -81,11 +85,14 @@ def lsh_attention(
         )  # fmt: skip
     order, code = sort_tokens(buckets, window_length, segment_ids=segment_ids, backend=backend)
     visibility = Visibility(rule, window_length, causal, False, chunks_before, after)
+    given = value if values == "own" else next_values(value, segment_ids)
     out, _ = attend(
-        query_key, None, value, order, code, visibility,
+        query_key, None, given, order, code, visibility,
         segment_ids=segment_ids, scale=score_scale, dropout=dropout, backend=backend,
     )  # fmt: skip
-    return out
+    if values == "own":
+        return out
+    return torch.where(sees_nobody(order, code, window_length)[..., None], value, out)
 
 
 def local_attention(
@@ -142,6 +149,13 @@ def _check_rule(rule: str, window_length: int, before: int, after: int) -> None:
     _check_whole("window_length", window_length, least=1)
     _check_whole("chunks_before", before, least=0)
     _check_whole("chunks_after", after, least=0)
+
+
+def _check_values(values: str, rule: str, causal: bool) -> None:
+    if values not in ("own", "next"):
+        raise ValueError(f"values is {values!r}: use 'own' or 'next'")
+    if values == "next" and not (causal and rule == "window"):
+        raise ValueError("values is 'next': that needs causal=True and rule='window'")
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

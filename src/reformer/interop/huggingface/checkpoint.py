@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reformer.config import ReformerConfig, Rule, Streams
+from reformer.config import ReformerConfig, Streams
 from reformer.interop.checkpoint_files import CONFIG_FILE, WeightsFile, read_json, read_tensors
 from reformer.interop.errors import ConversionError
 from reformer.interop.huggingface.configuration import (
@@ -28,6 +28,7 @@ from reformer.interop.huggingface.head_bias import ImportedBias, read_bias
 from reformer.interop.huggingface.hub import download
 from reformer.interop.huggingface.weights import export_tensors, import_tensors, pairs
 from reformer.interop.window_rule import under_window_rule
+from reformer.layers import Rule
 from reformer.models.classification import ReformerForSequenceClassification
 from reformer.models.features import ReformerModel
 from reformer.models.language import ReformerForCausalLM

@@ -44,7 +44,8 @@ struct Decode {
   int32_t* const* segment_bucket;  // each [tokens, H, R]
   int32_t* const* last;            // [S], each [H, R, N]
   // rounds 0: local attention to the last `window` tokens.
-  int64_t sequences, heads, width, rounds, num_buckets, window;
+  // ahead: how many places after a token the value stands that it gives to others.
+  int64_t sequences, heads, width, rounds, num_buckets, window, ahead;
   double scale;
   int64_t threads;
 };
@@ -189,7 +190,7 @@ int64_t walk(const Decode& d, Places& places, int64_t token, int64_t head, See s
     const int32_t latest = *std::max_element(at.begin(), at.end());
     if (latest < 0) return seen;
     places.find(latest);
-    see();
+    see(latest);
     ++seen;
     for (int64_t round = 0; round < d.rounds; ++round)
       if (at[round] == latest) at[round] = --steps[round] > 0 ? links()[round] : -1;
@@ -198,20 +199,19 @@ int64_t walk(const Decode& d, Places& places, int64_t token, int64_t head, See s
 
 inline void attend(const Decode& d, int64_t sequence, int64_t row, int64_t token, int64_t head) {
   const int64_t place = (row * d.heads + head) * d.width;
-  Places places(d, sequence);
+  Places keys(d, sequence), values(d, sequence);
   Softmax softmax(d.query + place, d.out + place, d.width, (float)d.scale);
-  const auto see = [&] {
-    const int64_t at = (places.offset() * d.heads + head) * d.width;
-    softmax.add(d.segment_key[places.segment()] + at, d.segment_value[places.segment()] + at);
+  const auto see = [&](int64_t from, int64_t ahead) {
+    keys.find(from);
+    values.find(from + ahead);
+    const auto at = [&](const Places& p) { return (p.offset() * d.heads + head) * d.width; };
+    softmax.add(d.segment_key[keys.segment()] + at(keys),
+                d.segment_value[values.segment()] + at(values));
   };
   if (d.rounds == 0) {
-    for (int64_t key = std::max<int64_t>(0, token - d.window + 1); key <= token; ++key) {
-      places.find(key);
-      see();
-    }
-  } else if (walk(d, places, token, head, see) == 0) {
-    places.find(token);
-    see();
+    for (int64_t key = std::max<int64_t>(0, token - d.window + 1); key <= token; ++key) see(key, 0);
+  } else if (walk(d, keys, token, head, [&](int64_t from) { see(from, d.ahead); }) == 0) {
+    see(token, 0);
   }
   softmax.finish();
 }

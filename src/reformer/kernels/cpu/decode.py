@@ -23,7 +23,7 @@ class Decode(ctypes.Structure):
             *(f"segment_{name}" for name in _SEGMENT_FIELDS), "last",
         )),
         *((name, ctypes.c_int64) for name in (
-            "sequences", "heads", "width", "rounds", "num_buckets", "window",
+            "sequences", "heads", "width", "rounds", "num_buckets", "window", "ahead",
         )),
         ("scale", ctypes.c_double),
         ("threads", ctypes.c_int64),
@@ -45,13 +45,15 @@ def append_linked(
     counts: Sequence[int],
     window_length: int,
     scale: float,
+    values: str,
 ) -> Tensor:
     """``ops.decode.append_linked``; sequences are its ``LinkedTokens``."""
     last = array("q", [sequence.last.data_ptr() for sequence in sequences])
     buckets = buckets.to(torch.int32).contiguous()
     arguments = Decode(
         buckets=buckets.data_ptr(), last=address(last), rounds=buckets.shape[-1],
-        num_buckets=sequences[0].last.shape[-1], window=window_length, scale=scale,
+        num_buckets=sequences[0].last.shape[-1], window=window_length, ahead=ahead(values),
+        scale=scale,
     )  # fmt: skip
     stores = [sequence.store for sequence in sequences]
     return _append(arguments, query_key.contiguous(), None, value.contiguous(), stores, counts)
@@ -108,6 +110,11 @@ def describe(arguments: Decode, stores: Sequence[Any], counts: Sequence[int]) ->
         kept.append(table)
     arguments.sequences, arguments.threads = len(stores), torch.get_num_threads()
     return kept
+
+
+def ahead(values: str) -> int:
+    """How many places after a token the value stands that it gives."""
+    return int(values == "next")
 
 
 def address(numbers: "array[int]") -> int:

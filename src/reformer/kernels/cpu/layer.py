@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from reformer.kernels.cpu.decode import Decode, address, describe
+from reformer.kernels.cpu.decode import Decode, address, ahead, describe
 from reformer.kernels.cpu.library import call, refusal
 
 _WEIGHTS = (
@@ -74,7 +74,7 @@ def _described(layer: Any) -> _Layer:
             norm_epsilon=layer.norm_epsilon, unit=layer.unit,
             decode=Decode(
                 heads=layer.num_heads, width=layer.head_size, window=layer.window_length,
-                scale=layer.scale,
+                scale=layer.scale, ahead=ahead(layer.values),
             ),
         )  # fmt: skip
     return found
