@@ -5,7 +5,7 @@ trained, with 1 to 16 rounds, and with every pair seen ("all pairs": exact atten
 weights). The text is the last 5 % of Moby-Dick.
 
     python benchmarks/quality.py --variants lsh buckets-sixteenth --out quality
-    python benchmarks/more_rounds.py quality lsh-4096-200-0 buckets-sixteenth-4096-200-0
+    python benchmarks/more_rounds.py quality lsh-novel-4096-200-0 buckets-sixteenth-novel-4096-200-0
 """
 
 import argparse
@@ -16,10 +16,8 @@ from pathlib import Path
 import torch
 
 from reformer.config import LSH, ReformerConfig
-from reformer.data.corpus import prepare_corpus
-from reformer.data.files import shipped_novel
-from reformer.data.tokenizer import ByteTokenizer
 from reformer.models.language import ReformerForCausalLM
+from reformer.reproduce.texts import corpus_of
 from reformer.training.evaluation import score_text
 
 ROUNDS = (1, 2, 4, 8, 16)
@@ -59,8 +57,7 @@ def _all_pairs(config: ReformerConfig) -> ReformerConfig:
 
 
 def _bits_per_byte(model: ReformerForCausalLM, folder: Path) -> float:
-    book = str(shipped_novel())
-    corpus = prepare_corpus(folder / "data", [book], None, ByteTokenizer(), 256)
+    corpus = corpus_of("novel", folder)
     return score_text(model, corpus.validation, length=model.config.max_length).bits_per_byte
 
 

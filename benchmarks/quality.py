@@ -1,12 +1,13 @@
 """Bits per byte of one small language model with each kind of attention and each setting.
 
-Every variant of ``reformer.reproduce.variants`` learns the same sequences of Moby-Dick in the
-same order for the same number of steps; the last 5 % of the book judge it. One JSON line per
-(variant, length, seed, steps) is kept in OUT/quality.jsonl, so the command goes on where it
+Every variant of ``reformer.reproduce.variants`` learns the same sequences of one text in the
+same order for the same number of steps; the last 5 % of the text judge it. One JSON line per
+(variant, length, seed, steps, text) is kept in OUT/quality.jsonl, so the command goes on where it
 stopped; quality.json, quality.md and quality.png show all lines of it.
 
     python benchmarks/quality.py --lengths 4096 --steps 200
     python benchmarks/quality.py --variants exact lsh local --lengths 16384 --steps 80
+    python benchmarks/quality.py --variants exact lsh local --steps 400 --text code
 """
 
 import argparse
@@ -29,11 +30,12 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, default=[4096])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--text", default="novel", help="novel, code, or a file")
     parser.add_argument("--out", type=Path, default=Path("quality"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # seconds are processor seconds of one core
     cases = [
-        Comparison(variant, length, seed, arguments.steps)
+        Comparison(variant, length, seed, arguments.steps, arguments.text)
         for length in arguments.lengths
         for seed in arguments.seeds
         for variant in arguments.variants

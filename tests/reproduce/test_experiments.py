@@ -48,25 +48,25 @@ def test_every_variant_is_a_model_of_any_length(name: str) -> None:
 
 def test_a_comparison_is_a_function_of_its_name(tmp_path: Path, book: Path) -> None:
     before = torch.get_rng_state()
-    case = Comparison("lsh", length=64, seed=3, steps=3)
-    first, second = (measure_language(case, tmp_path / name, _silent, text=book) for name in "ab")
+    case = Comparison("lsh", length=64, seed=3, steps=3, text=str(book))
+    first, second = (measure_language(case, tmp_path / name, _silent) for name in "ab")
     assert torch.equal(torch.get_rng_state(), before)
     assert first["losses"] == second["losses"] and len(first["losses"]) == 3
     assert first["bits_per_byte"] == second["bits_per_byte"]
-    other = measure_language(dataclasses.replace(case, seed=4), tmp_path / "c", _silent, text=book)
+    other = measure_language(dataclasses.replace(case, seed=4), tmp_path / "c", _silent)
     assert other["losses"] != first["losses"]
 
 
 def test_what_the_journal_holds_is_not_trained_again(tmp_path: Path, book: Path) -> None:
     said: list[str] = []
-    cases = [Comparison(variant, 64, 0, 2) for variant in ("exact", "local")]
+    cases = [Comparison(variant, 64, 0, 2, str(book)) for variant in ("exact", "local")]
     journal = quality.Journal(tmp_path / "quality.jsonl")
-    rows = quality.run_all(cases, journal, tmp_path, said.append, text=book)
+    rows = quality.run_all(cases, journal, tmp_path, said.append)
     assert [row["variant"] for row in rows] == ["exact", "local"]
     assert said
     said.clear()
     again = quality.Journal(tmp_path / "quality.jsonl")
-    assert quality.run_all(cases, again, tmp_path, said.append, text=book) == rows
+    assert quality.run_all(cases, again, tmp_path, said.append) == rows
     assert not said
 
 
@@ -88,6 +88,17 @@ def test_quality_fails_where_lsh_is_worse_or_slower() -> None:
         lsh = [_quality_row("lsh", 80, bits, seconds), _quality_row("lsh", 160, longer, seconds)]
         findings = quality._judge([exact, local, *lsh], [quality.Course(16384, 80, (0,))])
         assert list(_verdicts(findings).values()) == expected
+
+
+def test_on_code_lsh_must_be_ahead_of_local_attention() -> None:
+    course = quality.Course(4096, 80, (0,), "code")
+    for lsh, passed in ((2.29, True), (2.3, False)):
+        rows = [
+            dataclasses.asdict(course.case(kind, 0))
+            | {"bits_per_byte": bits, "seconds_per_step": 1.0}
+            for kind, bits in (("exact", 2.5), ("lsh", lsh), ("local", 2.3))
+        ]
+        assert list(_verdicts(quality._judge(rows, [course])).values()) == [True, passed]
 
 
 def test_seeds_are_judged_by_their_mean() -> None:

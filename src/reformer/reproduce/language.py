@@ -4,13 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from reformer.data.corpus import prepare_corpus
-from reformer.data.files import shipped_novel
 from reformer.data.sources import TextSource
-from reformer.data.tokenizer import ByteTokenizer
 from reformer.models.language import ReformerForCausalLM
 from reformer.reproduce.journal import Row
 from reformer.reproduce.short_run import train_briefly
+from reformer.reproduce.texts import corpus_of
 from reformer.reproduce.variants import VARIANTS
 from reformer.settings import TrainingSettings
 from reformer.training.evaluation import score_text
@@ -26,20 +24,21 @@ class Comparison:
     length: int
     seed: int
     steps: int
+    text: str = "novel"
+    """On what, as ``texts.corpus_of`` has it."""
 
     @property
     def name(self) -> str:
-        return f"{self.variant}-{self.length}-{self.steps}-{self.seed}"
+        text = Path(self.text).stem
+        return f"{self.variant}-{text}-{self.length}-{self.steps}-{self.seed}"
 
 
-def measure_language(case: Comparison, folder: Path, say: Say, *, text: Path | None = None) -> Row:
-    """Train one variant on Moby-Dick, one sequence a step, and score the last 5 % of the book.
+def measure_language(case: Comparison, folder: Path, say: Say) -> Row:
+    """Train one variant on a text, one sequence a step, and score the last 5 % of it.
 
     The model is kept in ``folder``; the row says what it reached and what a step cost.
-    text: another book.
     """
-    book = str(text or shipped_novel())
-    corpus = prepare_corpus(folder / "data", [book], None, ByteTokenizer(), 256)
+    corpus = corpus_of(case.text, folder)
     config = dataclasses.replace(VARIANTS[case.variant](case.length), seed=case.seed)
     model = ReformerForCausalLM(config)
     source = TextSource(corpus.train, case.length, case.seed)

@@ -7,8 +7,10 @@ models of text. ``two-`` variants have two far-sighted layers, so that kinds dif
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from reformer.config import LSH, Full, Layer, Local, ReformerConfig
+from reformer.layers import Values
 from reformer.ops.hashing import default_num_buckets
 
 ROTARY = 10000.0
@@ -38,41 +40,49 @@ def _always(layer: Layer) -> Kind:
     return lambda length: layer
 
 
+def _lsh(**changes: Any) -> Kind:
+    """LSH as the presets for text have it, but for these changes."""
+    return _always(dataclasses.replace(LSH(values="next"), **changes))
+
+
 def _buckets(share: int) -> Kind:
     """LSH with the default number of buckets divided by ``share``."""
 
     def kind(length: int) -> Layer:
         count = default_num_buckets(length, LSH().window_length) // share
-        return LSH(num_buckets=max(2, count))
+        return LSH(num_buckets=max(2, count), values="next")
 
     return kind
 
 
-def _one_bucket(length: int) -> Layer:
+def _one_bucket(values: Values) -> Kind:
     # With a window as long as the sequence: exact attention with shared query-keys.
-    return LSH(num_hashes=1, num_buckets=1, window_length=length)
+    return lambda length: LSH(1, length, num_buckets=1, values=values)
 
 
 _KINDS: Mapping[str, Kind] = {
     # The three that matter most.
     "exact": _always(Full()),
-    "lsh": _always(LSH()),
+    "lsh": _lsh(),
     "local": _always(_near(256)),
     # What exact attention gains from positions, and loses by shared query-keys.
     "exact-rotary": _always(Full(rotary_base=ROTARY)),
-    "exact-shared": _one_bucket,
-    # Which pairs are seen.
+    "exact-shared": _one_bucket("own"),
+    # Whose values are read: the tokens' own as in the paper, or those that came next.
+    "lsh-own": _always(LSH()),
+    "exact-shared-next": _one_bucket("next"),
+    # Which pairs are seen. The chunk rule goes with the tokens' own values.
     "chunk": _always(LSH(rule="chunk")),
-    "rounds-1": _always(LSH(num_hashes=1)),
-    "rounds-2": _always(LSH(num_hashes=2)),
-    "rounds-8": _always(LSH(num_hashes=8)),
+    "rounds-1": _lsh(num_hashes=1),
+    "rounds-2": _lsh(num_hashes=2),
+    "rounds-8": _lsh(num_hashes=8),
     "buckets-half": _buckets(2),
     "buckets-quarter": _buckets(4),
     "buckets-sixteenth": _buckets(16),
-    "window-128": _always(LSH(num_hashes=2, window_length=128)),
-    "window-256": _always(LSH(num_hashes=1, window_length=256)),
+    "window-128": _lsh(num_hashes=2, window_length=128),
+    "window-256": _lsh(num_hashes=1, window_length=256),
     # How scores are scaled.
-    "scale-eighth": _always(LSH(score_scale=0.125)),
+    "scale-eighth": _lsh(score_scale=0.125),
 }
 
 
@@ -94,7 +104,8 @@ def _everywhere(layer: Layer) -> Variant:
 
 def _two_axial(length: int) -> ReformerConfig:
     """Positions from the axial tables alone, as strong as the tokens."""
-    layers = (Local(window_length=16), LSH(), Local(window_length=32), LSH())
+    lsh = LSH(values="next")
+    layers = (Local(window_length=16), lsh, Local(window_length=32), lsh)
     return dataclasses.replace(language_model(length, layers), position_scale=1.0)
 
 
@@ -106,7 +117,7 @@ VARIANTS: dict[str, Variant] = {
     **{name: _one_far(kind) for name, kind in _KINDS.items()},
     **{f"two-{name}": _two_far(kind) for name, kind in _KINDS.items()},
     "two-axial": _two_axial,
-    "lsh-everywhere": _everywhere(LSH()),
+    "lsh-everywhere": _everywhere(LSH(values="next")),
     "lsh-float-streams": _float_streams,
     "exact-everywhere": _everywhere(Full(rotary_base=ROTARY)),
 }
