@@ -16,7 +16,7 @@ Preset = tuple[ReformerConfig, TrainingSettings]
 
 def novel() -> Preset:
     """One book in under ten minutes on two cores: local attention and LSH in turn."""
-    lsh = LSH(num_hashes=4, window_length=64)
+    lsh = LSH(num_hashes=4, window_length=64, values="next")
     config = ReformerConfig(
         hidden_size=192,
         feed_forward_size=576,
@@ -52,7 +52,7 @@ def tiny() -> Preset:
         max_length=64,
         layers=(
             Local(window_length=16, rotary_base=10000.0),
-            LSH(num_hashes=2, window_length=16),
+            LSH(num_hashes=2, window_length=16, values="next"),
         ),
     )
     settings = TrainingSettings(
@@ -108,7 +108,7 @@ def copy() -> Preset:
 def image() -> Preset:
     """Pictures of 28 x 28 pixels or so, from a small set: local attention and LSH in turn."""
     # Two rows of Fashion-MNIST; with more columns or channels, give a window to match.
-    local, lsh = Local(window_length=64, rotary_base=10000.0), LSH(num_hashes=4, window_length=32)
+    local, lsh = Local(64, rotary_base=10000.0), LSH(4, 32, values="next")
     config = ReformerConfig(
         vocab_size=257,
         hidden_size=128,
@@ -139,7 +139,7 @@ def image64() -> Preset:
     """Colour pictures of 64 x 64 pixels, 12,288 values in a sequence as in the paper."""
     config, settings = image()
     # Four rows of 64 pixels in three colours; a hash bucket then finds what lies further away.
-    local, lsh = Local(window_length=768, rotary_base=10000.0), LSH(num_hashes=4, window_length=64)
+    local, lsh = Local(768, rotary_base=10000.0), LSH(4, 64, values="next")
     config = dataclasses.replace(
         config, max_length=12289, layers=(local, lsh, local, lsh), axial_shape=(65, 64, 3)
     )
@@ -149,7 +149,7 @@ def image64() -> Preset:
 def signal() -> Preset:
     """Sound, genomes and series of numbers: parts of 4,096 values, local attention and LSH."""
     config, settings = image()
-    local, lsh = Local(window_length=128, rotary_base=10000.0), LSH(num_hashes=4, window_length=32)
+    local, lsh = Local(128, rotary_base=10000.0), LSH(4, 32, values="next")
     config = dataclasses.replace(
         config,
         vocab_size=256,

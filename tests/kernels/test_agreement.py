@@ -25,11 +25,12 @@ def settings(case: Case, seed: int) -> tuple[object, ...]:
     order, code = sort_tokens(case.buckets, case.window, segment_ids=case.segments, backend="torch")
     if seed % 5 == 2:
         order, code = order.long(), code.long()
+    gives_next = case.rule == "window" and case.causal and not case.include_self and seed % 2 == 0
     visibility = Visibility(
-        case.rule, case.window, case.causal, case.include_self, case.before, case.after
+        case.rule, case.window, case.causal, case.include_self, case.before, case.after, gives_next
     )
     dropout = Dropout(0.3, seed * 0x1234567) if seed % 4 == 1 else Dropout()
-    placed = (None, None) if seed % 7 == 3 else (order, code)
+    placed = (None, None) if seed % 7 == 3 and not gives_next else (order, code)
     return (*placed, case.segments, visibility, case.scale, dropout)
 
 

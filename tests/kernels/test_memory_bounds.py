@@ -50,7 +50,12 @@ def at_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 @pytest.mark.parametrize("width", [1, 3, 8, 16, 20, 64])
 @pytest.mark.parametrize(
     "visibility",
-    [Visibility("window", 9), Visibility("window", 300, False), Visibility("chunk", 10)],
+    [
+        Visibility("window", 9),
+        Visibility("window", 9, gives_next=True),
+        Visibility("window", 300, False),
+        Visibility("chunk", 10),
+    ],
     ids=str,
 )
 def test_attention(

@@ -32,6 +32,26 @@ def spoil(tensor: Tensor, chosen: Tensor, seed: int) -> Tensor:
     return spoilt
 
 
+def test_values_of_the_next_token_reach_those_who_read_them(build: str) -> None:
+    """The same results are not finite as in plain torch, and the others are unchanged."""
+    reached = 0
+    for seed in range(60):
+        case = random_case(seed, rule="window")
+        order, code, segments, *_ = arguments(case)
+        rest = (order, code, segments, Visibility("window", case.window, gives_next=True))
+        query, value = case.query.float(), case.value.float()
+        chosen = torch.rand(query.shape[:3], generator=torch.Generator().manual_seed(seed)) < 0.05
+        spoilt = spoil(value, chosen, seed)
+        clean, _ = cpu.attention(query, None, value, *rest, case.scale, Dropout())
+        found, _ = cpu.attention(query, None, spoilt, *rest, case.scale, Dropout())
+        wanted, _ = attention_torch(query, None, spoilt, *rest, case.scale, Dropout())
+        assert torch.equal(found.isfinite(), wanted.isfinite())
+        untouched = wanted.isfinite().all(dim=-1)
+        assert torch.equal(found[untouched], clean[untouched])
+        reached += int((~untouched).sum())
+    assert reached > 0
+
+
 @pytest.mark.parametrize("rule", ["window", "chunk"])
 def test_only_those_who_see_it_are_touched(build: str, rule: str) -> None:
     for seed in range(40):

@@ -35,6 +35,7 @@ def assert_same_bits(compute: Callable[[], tuple[Tensor | None, ...]]) -> None:
     [
         Visibility("window", 40),
         Visibility("window", 40, causal=False),
+        Visibility("window", 40, gives_next=True),
         Visibility("window", 3000, include_self=True),
         Visibility("chunk", 64),
         Visibility("chunk", 64, causal=False, before=2, after=1),

@@ -32,10 +32,10 @@ def by_the_words_of_the_rule(case: Case, value: Tensor) -> Tensor:
     rows = []
     for b in range(batch):
         segments = [0] * length if case.segments is None else case.segments[b].tolist()
-        given = [
-            j + 1 if j + 1 < length and segments[j + 1] == segments[j] else j for j in range(length)
-        ]
-        out = weights[b] @ value[b][:, given]
+        followed = [j + 1 < length and segments[j + 1] == segments[j] for j in range(length)]
+        given = torch.zeros_like(value[b])
+        given[:, followed] = value[b][:, 1:][:, followed[:-1]]
+        out = weights[b] @ given
         rows.append(torch.where(alone[b][..., None], value[b], out))
     return torch.stack(rows)
 

@@ -14,19 +14,21 @@ from reformer.ops.order import sort_tokens
 from tests.ops.definition import Case, random_case
 
 
+def visibility_of(case: Case) -> Visibility:
+    gives_next = case.rule == "window" and case.causal and not case.include_self
+    return Visibility(
+        case.rule, case.window, case.causal, case.include_self, case.before, case.after, gives_next
+    )
+
+
 def settings(case: Case, rate: float = 0.0) -> tuple[object, ...]:
-    return (
-        case.rule, case.window, case.causal, case.include_self, case.before, case.after,
-        case.scale, rate, 5, "torch",
-    )  # fmt: skip
+    return (*visibility_of(case), case.scale, rate, 5, "torch")
 
 
 def frozen(case: Case, rate: float = 0.0) -> tuple[Callable[..., object], list[Tensor]]:
     """The attention of a case as a function of its tensors alone, and those tensors."""
     order, code = sort_tokens(case.buckets, case.window, segment_ids=case.segments)
-    visibility = Visibility(
-        case.rule, case.window, case.causal, case.include_self, case.before, case.after
-    )
+    visibility = visibility_of(case)
 
     def attention(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         query, *key, value = inputs
@@ -87,6 +89,7 @@ def attention_samples() -> Iterator[tuple[object, ...]]:
         True,
         1,
         0,
+        False,
         0.5,
         0.0,
         0,

@@ -45,6 +45,8 @@ class Visibility(NamedTuple):
     """Chunk rule: number of earlier chunks seen."""
     after: int = 0
     """Chunk rule: number of later chunks seen."""
+    gives_next: bool = False
+    """Causal window rule with an order: a token gives its successor's value; next_values.py."""
 
 
 class Dropout(NamedTuple):
@@ -77,7 +79,8 @@ def attend(
 
     query, key, value: [B, H, L, K]; ``key=None`` shares the (normalised) query.
     order, code: [B, H, R, L] from ``sort_tokens``; None means one round in sequence order.
-    segment_ids: [B, L], needed by the chunk rule only (window codes already carry them).
+    segment_ids: [B, L], needed by the chunk rule and where tokens give their successors' values
+    (window codes already carry them).
     Returns the output [B, H, L, K] in the query's dtype and ``lse`` [B, H, L] in float32
     (float64 for float64 input), both differentiable. Accumulates in the dtype of ``lse``.
     A non-finite key or value reaches exactly the queries that see it.
@@ -85,6 +88,8 @@ def attend(
     _check_attention(query, key, value, order, segment_ids)
     if not 0.0 <= dropout.rate < 1.0:
         raise ValueError(f"dropout.rate is {dropout.rate!r}: it must be from 0 up to, but not, 1")
+    if visibility.gives_next:
+        _check_next(order, visibility)
     if query.numel() == 0:
         return value.clone(), query.sum(dim=-1, dtype=accumulation_dtype(query.dtype))
     if dispatch.resolve(backend) == "reference":
@@ -131,6 +136,15 @@ def _check_attention(
         )
 
 
+def _check_next(order: Tensor | None, visibility: Visibility) -> None:
+    rule, causal, include_self = visibility.rule, visibility.causal, visibility.include_self
+    if rule != "window" or not causal or include_self or order is None:
+        raise ValueError(
+            "values of the next token need the causal window rule over an order, without "
+            f"include_self, not rule={rule!r}, causal={causal}, include_self={include_self}"
+        )
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -150,12 +164,13 @@ def _attention_op(
     include_self: bool,
     before: int,
     after: int,
+    gives_next: bool,
     scale: float,
     dropout_rate: float,
     dropout_seed: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    visibility = Visibility(rule, length, causal, include_self, before, after)
+    visibility = Visibility(rule, length, causal, include_self, before, after, gives_next)
     run = dispatch.implementation("attention", backend, query)
     # Autocast reaches into operators and would narrow the products that accumulate.
     with torch.autocast(query.device.type, enabled=False):
@@ -180,6 +195,7 @@ def _(
     include_self: bool,
     before: int,
     after: int,
+    gives_next: bool,
     scale: float,
     dropout_rate: float,
     dropout_seed: int,
@@ -207,12 +223,13 @@ def _attention_backward_op(
     include_self: bool,
     before: int,
     after: int,
+    gives_next: bool,
     scale: float,
     dropout_rate: float,
     dropout_seed: int,
     backend: str,
 ) -> list[Tensor]:
-    visibility = Visibility(rule, length, causal, include_self, before, after)
+    visibility = Visibility(rule, length, causal, include_self, before, after, gives_next)
     run = dispatch.implementation("attention_backward", backend, query)
     with torch.autocast(query.device.type, enabled=False):
         grads = run(
@@ -240,6 +257,7 @@ def _(
     include_self: bool,
     before: int,
     after: int,
+    gives_next: bool,
     scale: float,
     dropout_rate: float,
     dropout_seed: int,

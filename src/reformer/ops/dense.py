@@ -106,4 +106,11 @@ def attend_dense(
             dropout.seed, rows, positions[:, None], positions[None, :], dropout.rate
         )
         weights = weights * torch.where(alone, 1.0, keep.to(dtype) / (1.0 - dropout.rate))
-    return (weights @ value.to(dtype)).to(query.dtype), lse
+    given = value
+    if visibility.gives_next:  # that of the next token, but nothing of another segment
+        given = torch.nn.functional.pad(value[:, :, 1:], (0, 0, 0, 1))
+        if segment_ids is not None:
+            followed = segment_ids[:, :-1] == segment_ids[:, 1:]
+            given = given * torch.nn.functional.pad(followed, (0, 1))[:, None, :, None]
+    out = (weights @ given.to(dtype)).to(query.dtype)
+    return (torch.where(alone, value, out) if visibility.gives_next else out), lse

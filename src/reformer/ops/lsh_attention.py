@@ -15,7 +15,6 @@ from reformer.ops.hashing import (
     draw_rotations,
     hash_vectors,
 )
-from reformer.ops.next_values import next_values, sees_nobody
 from reformer.ops.order import sort_tokens
 
 
@@ -84,15 +83,14 @@ def lsh_attention(
             num_buckets=num_buckets, seed=seed, backend=backend,
         )  # fmt: skip
     order, code = sort_tokens(buckets, window_length, segment_ids=segment_ids, backend=backend)
-    visibility = Visibility(rule, window_length, causal, False, chunks_before, after)
-    given = value if values == "own" else next_values(value, segment_ids)
+    visibility = Visibility(
+        rule, window_length, causal, False, chunks_before, after, values == "next"
+    )
     out, _ = attend(
-        query_key, None, given, order, code, visibility,
+        query_key, None, value, order, code, visibility,
         segment_ids=segment_ids, scale=score_scale, dropout=dropout, backend=backend,
     )  # fmt: skip
-    if values == "own":
-        return out
-    return torch.where(sees_nobody(order, code, window_length)[..., None], value, out)
+    return out
 
 
 def local_attention(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reformer.ops import dispatch
 from reformer.ops.attention import Dropout, Visibility, accumulation_dtype, normalize_key
+from reformer.ops.next_values import attend_to_next
 from reformer.ops.randomness import pair_keep_mask
 
 # Scores in flight: 32 MB in float32.
@@ -219,6 +220,14 @@ def attention_torch(
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor]:
     """Forward of ``attend``: output [B, H, L, K] and lse [B, H, L]."""
+    if visibility.gives_next:
+        assert order is not None and code is not None, "attend has checked it"
+        return attend_to_next(
+            lambda given, plain: attention_torch(
+                query, key, given, order, code, segment_ids, plain, scale, dropout
+            ),
+            value, order, code, segment_ids, visibility,
+        )  # fmt: skip
     batch, heads, length, width = query.shape
     layout = Layout.of(visibility, length)
     out = query.new_empty(batch * heads, length, width)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reformer.ops import dispatch
 from reformer.ops.attention import KEY_EPSILON, Dropout, Visibility
+from reformer.ops.next_values import attend_to_next_backward
 from reformer.ops.tiled import Inputs, Layout, round_of, rows_of, slices_of, tile_scores
 
 
@@ -31,6 +32,15 @@ def attention_backward_torch(
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of query, key (None when shared) and value, each [B, H, L, K]."""
+    if visibility.gives_next:
+        assert order is not None and code is not None, "attend has checked it"
+        return attend_to_next_backward(
+            lambda upstream, given, plain: attention_backward_torch(
+                upstream, grad_lse, out, lse, query, key, given, order, code, segment_ids,
+                plain, scale, dropout,
+            ),
+            grad_out, value, order, code, segment_ids, visibility,
+        )  # fmt: skip
     batch, heads, length, width = query.shape
     layout = Layout.of(visibility, length)
     flat = (batch * heads, length, width)

@@ -25,10 +25,11 @@ struct Attention {
   Strided grad_out, grad_query, grad_key, grad_value;    // backward only
   Strided order, code;                                   // [B, H, R, L]; no data: identity
   Strided lse, grad_lse;                                 // [B, H, L], rows of one float
-  const int32_t* segments;                               // [B, L], or null
+  const int32_t* segments;                               // [B, L], or null: all one
   int64_t batch, heads, length, width, rounds;
   int64_t is_bfloat16, is_wide_order;                    // order and code are int64, not int32
   int64_t is_chunk_rule, window, causal, include_self, before, after;
+  int64_t gives_next;                                    // tokens give their successors' values
   int64_t dropout_seed, dropout_threshold;               // threshold 0: no dropout
   double keep_factor, scale, key_epsilon;
   int64_t threads;

@@ -9,8 +9,8 @@ from reformer.kernels.cpu.library import Strided, rows, run
 
 _KEY_EPSILON = 1e-6
 
-Visibility = tuple[str, int, bool, bool, int, int]
-"""rule, length, causal, include_self, before, after: the op's ``Visibility``."""
+Visibility = tuple[str, int, bool, bool, int, int, bool]
+"""The fields of the op's ``Visibility``."""
 
 
 class _Attention(ctypes.Structure):
@@ -24,7 +24,7 @@ class _Attention(ctypes.Structure):
         ("segments", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in (
             "batch", "heads", "length", "width", "rounds", "is_bfloat16", "is_wide_order",
-            "is_chunk_rule", "window", "causal", "include_self", "before", "after",
+            "is_chunk_rule", "window", "causal", "include_self", "before", "after", "gives_next",
             "dropout_seed", "dropout_threshold",
         )),
         *((name, ctypes.c_double) for name in ("keep_factor", "scale", "key_epsilon")),
@@ -104,8 +104,8 @@ class _Call:
         self.set("key", None if key is None else rows(key))
         self.set("value", rows(value))
         self._set_order(order, code)
-        rule, window, causal, include_self, before, after = visibility
-        if rule == "chunk" and segment_ids is not None:
+        rule, window, causal, include_self, before, after, gives_next = visibility
+        if (rule == "chunk" or gives_next) and segment_ids is not None:
             segments = _small_integers(segment_ids)
             self._tensors.append(segments)
             arguments.segments = segments.data_ptr()
@@ -115,7 +115,7 @@ class _Call:
         arguments.is_chunk_rule = rule == "chunk"
         arguments.window = window
         arguments.causal, arguments.include_self = causal, include_self
-        arguments.before, arguments.after = before, after
+        arguments.before, arguments.after, arguments.gives_next = before, after, gives_next
         rate, arguments.dropout_seed = dropout
         arguments.dropout_threshold = int(rate * 2**32)
         arguments.keep_factor = 1.0 / (1.0 - rate)

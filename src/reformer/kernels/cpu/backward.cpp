@@ -153,7 +153,8 @@ class SpanBackward {
       rule_.set_key(j, token);
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
-      own_.grad_value[j] = sums_.value(token);
+      const int64_t source = head_.source(token);
+      own_.grad_value[j] = source < 0 ? own_.trash : sums_.value(source);
       head_.load_key(token, key);
       head_.load_value(token, value);
     }
@@ -315,7 +316,7 @@ class Tokens {
   void add_alone(int64_t token, float* grad_query, float* grad_key, float* grad_value) {
     head_.load_query(token, query_);
     head_.load_key(token, key_);
-    head_.load_value(token, value_);
+    head_.load_own_value(token, value_);
     head_.load_upstream(upstream_of(head_, shared_)(token), token, up_);
     const float slope =
         (dot(up_, value_, padded_) - shared_.offset[token]) * float(a_.scale);

@@ -103,7 +103,7 @@ class ExactQuery {
     float* total = sums_.total(i);
     if (sums_.top[i] == -INFINITY) {  // it saw nobody, so it sees itself
       head_.load_raw(head_.query(i), 1.0f, query_);
-      head_.load_raw(head_.value(i), 1.0f, total);
+      head_.load_raw(head_.own_value(i), 1.0f, total);
       head_.lse(i) = score(i);
     } else {
       for (int64_t k = 0; k < a_.width; ++k) total[k] /= sums_.mass[i];
@@ -140,8 +140,9 @@ void mark_queries_that_see_bad(const Head& head) {
         if (bad[j] & kBadKey) bad[i] |= kSeesBad;
       });
     }
-  // Those that see nobody see themselves; doing good ones again costs little.
-  for (int64_t i = 0; i < head.a.length; ++i)
+  // Those that see nobody see themselves; doing good ones again costs little. Where values are
+  // given on, they read their own row as it is.
+  for (int64_t i = 0; !head.a.gives_next && i < head.a.length; ++i)
     if (bad[i] & kBadKey) bad[i] |= kSeesBad;
 }
 
@@ -181,15 +182,16 @@ void exact_forward(const Head& head, const ForwardSums& sums, float* rows) {
 
 void spoil_gradients(const Head& head, const GradientSums& sums,
                      const PerToken<int32_t>& sees_others) {
-  const auto spoil_key = [&](int64_t j) {
-    std::fill_n(sums.key(j), head.a.width, NAN);
-    std::fill_n(sums.value(j), head.a.width, NAN);
+  const auto spoil = [&](int64_t key, int64_t value) {
+    std::fill_n(sums.key(key), head.a.width, NAN);
+    if (value >= 0) std::fill_n(sums.value(value), head.a.width, NAN);
   };
+  const auto spoil_key = [&](int64_t j) { spoil(j, head.source(j)); };
   const auto is_bad = [&](int64_t i) { return head.tables.bad[i] & kBadQuery; };
   for (int64_t i = 0; i < head.a.length; ++i) {
     if (!is_bad(i)) continue;
     std::fill_n(sums.query(i), head.a.width, NAN);
-    if (!sees_others[i]) spoil_key(i);
+    if (!sees_others[i]) spoil(i, i);
   }
   for (int64_t round = 0; round < head.a.rounds; ++round)
     for (int64_t place = 0; place < head.a.length; ++place)

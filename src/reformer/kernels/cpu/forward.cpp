@@ -214,7 +214,7 @@ class SpanForward {
       head_.load_query(token, query);
       head_.load_key(token, own_.trash);
       top = float(a_.scale) * dot(query, own_.trash, padded_);
-      head_.load_value(token, row);
+      head_.load_own_value(token, row);
       mass = 1.0f;
     }
     const float lse = top + std::log(mass);

@@ -55,7 +55,8 @@ struct Head {
   const int64_t batch, head;
   const HeadTables tables;
   bool has_bad = false;
-  const PerToken<char> query, key, value;  // rows, in the tensors' dtype
+  // Rows, in the tensors' dtype. A value is what the token gives to those who see it.
+  const PerToken<char> query, key, value;
 
   Head(const Attention& a, int64_t row, const HeadTables& tables)
       : a(a), batch(row / a.heads), head(row % a.heads), tables(tables),
@@ -78,6 +79,22 @@ struct Head {
     load(key(token), token, kBadKey, key_factor(token), to);
   }
   void load_value(int64_t token, float* to) const { load(value(token), token, kBadKey, 1.0f, to); }
+  // What a token reads that sees nobody, as a row and as load_value has it.
+  const char* own_value(int64_t token) const {
+    return a.gives_next ? a.value.at(batch, head, token) : value(token);
+  }
+  void load_own_value(int64_t token, float* to) const {
+    if (a.gives_next)
+      load_raw(own_value(token), 1.0f, to);
+    else
+      load_value(token, to);
+  }
+  // The token whose value this one gives, or -1: the last one of a segment gives zeros.
+  int64_t source(int64_t token) const {
+    if (!a.gives_next) return token;
+    const int64_t next = token + 1;
+    return next < a.length && segment(next) == segment(token) ? next : -1;
+  }
   // The same as it is, whatever it holds.
   void load_raw(const char* row, float factor, float* to) const {
     load_row(row, a.is_bfloat16, a.width, factor, to);
@@ -168,17 +185,21 @@ struct Head {
   }
 
   void fill_record(int64_t token, float* row_scratch) const {
-    copy_row(a.query, token, tables.query);
-    copy_row(a.key, token, tables.key);
-    copy_row(a.value, token, tables.value);
+    copy_row(a.query, token, tables.query, token);
+    copy_row(a.key, token, tables.key, token);
+    if (const int64_t from = source(token); from >= 0)
+      copy_row(a.value, from, tables.value, token);
+    else
+      std::memset(tables.value(token), 0, size_t(row_bytes(a)));
     for (int64_t r = 0; tables.codes.data && !tables.runs.data && r < a.rounds; ++r)
       tables.codes(token)[r] = static_cast<int32_t>(code(r, token));
     if (!a.shares_key()) return;
     load_raw(query(token), 1.0f, row_scratch);
     tables.inverse[token] = inverse_norm(row_scratch);
   }
-  void copy_row(const Strided& from, int64_t token, const PerToken<char>& to) const {
-    if (to.data) std::memcpy(to(token), from.at(batch, head, token), size_t(row_bytes(a)));
+  void copy_row(const Strided& tensor, int64_t from, const PerToken<char>& to,
+                int64_t token) const {
+    if (to.data) std::memcpy(to(token), tensor.at(batch, head, from), size_t(row_bytes(a)));
   }
   PerToken<char> copied_or(const PerToken<char>& copy, const Strided& tensor) const {
     return copy.data ? copy : rows_of<char>(tensor, batch, head);
