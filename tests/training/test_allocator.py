@@ -1,18 +1,18 @@
-"""Freed memory leaves the process, whatever lies beside it in the heap."""
+"""Freed memory leaves the process, whatever lies beside it in the heap, or all of it stays."""
 
 import subprocess
 import sys
 
 import pytest
 
+from reformer.training.allocator import is_plenty
+
 _PROGRAM = """
 import sys
 from pathlib import Path
-from reformer.training.allocator import return_freed_memory
+from reformer.training.allocator import keep_freed_memory, return_freed_memory
 
-if sys.argv[1] == "returned":
-    return_freed_memory()
-bytearray(24 << 20)  # left alone, glibc takes blocks up to this size from the heap from now on
+{"kept": keep_freed_memory, "returned": return_freed_memory}[sys.argv[1]]()
 blocks, pins = [], []
 for _ in range(20):
     blocks.append(bytearray(16 << 20))
@@ -32,3 +32,8 @@ def test_what_is_freed_goes_back_to_the_system() -> None:
 
     assert resident("kept") > 300 << 20
     assert resident("returned") < 80 << 20
+
+
+def test_memory_is_kept_only_where_it_takes_at_most_half_of_what_there_is() -> None:
+    assert is_plenty(4 << 30, 24 << 30)
+    assert not is_plenty((4 << 30) + 1, 24 << 30)

@@ -22,7 +22,12 @@ from reformer.data.tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, tok
 from reformer.models.store import ModelError
 from reformer.presets import preset
 from reformer.tasks import prepare_task, task_kind
-from reformer.training.allocator import return_freed_memory
+from reformer.training.allocator import (
+    is_plenty,
+    keep_freed_memory,
+    most_with_freed,
+    return_freed_memory,
+)
 from reformer.training.distributed import Processes, Sharded, joined, processes_here
 from reformer.training.lock import locked
 from reformer.training.loop import Outcome, train
@@ -59,7 +64,6 @@ _SLOW = (
 
 def run(arguments: TrainArguments) -> int:
     """Train, report; the exit code."""
-    return_freed_memory()
     device = find_device(arguments.device)
     with joined(device, sharded=arguments.sharded) as (processes, device):
         if not processes.is_first:
@@ -71,8 +75,9 @@ def run(arguments: TrainArguments) -> int:
             if job.description.settings.precision == "bfloat16" and not multiplies_bfloat16(device):
                 console.print(_SLOW, soft_wrap=True)
             processes.announce(os.path.abspath(job.path))
+            keeps = _choose_allocator(job, arguments.memory)
             try:
-                return _train(console, job, task, device, processes)
+                return _train(console, job, task, device, processes, keeps)
             except ModelError:  # --init does not fit
                 if not (arguments.resume or job.has_model):  # nothing was trained
                     _discard(job)
@@ -94,13 +99,27 @@ def _follow(processes: Processes, device: torch.device) -> int:
     path = Path(processes.announce(""))
     silent = _Silent()
     job, task = prepare_task(open_run(path), length_fixed=False, say=silent.say)
+    _choose_allocator(job, None)
     return train(job, task, silent, device, processes).exit_code
 
 
+def _choose_allocator(job: Run, budget: str | None) -> bool:
+    """Keep freed memory where there is plenty and no budget is set; whether it is kept."""
+    expected = plan(job.description.config, job.description.settings).total
+    keeps = budget is None and is_plenty(expected, machine_memory() // processes_here())
+    (keep_freed_memory if keeps else return_freed_memory)()
+    return keeps
+
+
 def _train(
-    console: Console, job: Run, task: Task, device: torch.device, processes: Processes
+    console: Console,
+    job: Run,
+    task: Task,
+    device: torch.device,
+    processes: Processes,
+    keeps_freed: bool,
 ) -> int:
-    _introduce(console, job, task)
+    _introduce(console, job, task, keeps_freed)
 
     def draw() -> None:
         title = f"Reformer, preset {job.description.preset}"
@@ -198,11 +217,15 @@ def _continue(arguments: TrainArguments, processes: Processes) -> Run:
     return dataclasses.replace(existing, description=shared_by(changed, processes.count))
 
 
-def _introduce(console: Console, job: Run, task: Task) -> None:
+def _introduce(console: Console, job: Run, task: Task, keeps_freed: bool) -> None:
     """What will be trained, in a few lines."""
     config, settings = job.description.config, job.description.settings
     expected = plan(config, settings)
     sequences = job.description.sequences_per_step
+    memory = f"about {format_bytes(expected.total)} of {format_bytes(machine_memory())}"
+    if keeps_freed:
+        most = format_bytes(most_with_freed(expected.total))
+        memory += f", and up to {most} since freed memory is kept for speed (--memory bounds it)"
     lines = {
         "Model": f"{format_count(expected.num_parameters)} parameters, "
         f"{len(config.all_layers)} layers ({layer_kinds(config)})",
@@ -210,7 +233,7 @@ def _introduce(console: Console, job: Run, task: Task) -> None:
         "Sequence": f"{config.max_length:,} tokens, {sequences} per step; "
         f"{settings.steps:,} steps see "
         f"{format_count(settings.steps * sequences * config.max_length)} tokens",
-        "Memory": f"about {format_bytes(expected.total)} of {format_bytes(machine_memory())}",
+        "Memory": memory,
         "Run": str(job.path),
     }
     for name, text in lines.items():

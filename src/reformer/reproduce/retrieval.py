@@ -75,7 +75,7 @@ def measure(size: Size, folder: Path, say: Say) -> Findings:
 
 def config(kind: str, length: int) -> ReformerConfig:
     """Two layers, local and far-sighted; always the same weights, whatever the length."""
-    layer = LSH()
+    layer = LSH(values="next")
     count = default_num_buckets(length, layer.window_length)
     far: Layer = Full() if kind == "exact" else dataclasses.replace(layer, num_buckets=count)
     return ReformerConfig(

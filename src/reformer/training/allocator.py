@@ -1,8 +1,9 @@
-"""The C library's memory: what a tensor frees goes back to the system at once.
+"""The C library's memory: whether what a tensor frees goes back to the system at once.
 
-Left alone, glibc keeps freed blocks of up to 32 MB for later, in pieces that the next tensors do
-not always fit into, so that a process can hold half as much again as it needs. Blocks above the
-threshold are mapped on their own instead; with large pages that costs little time.
+Returned memory has to be mapped and cleared again for the next tensor, which takes a third of a
+training step; kept memory lies in pieces that the next tensors do not always fit into, so that a
+process can hold up to three times what it needs (docs/memory.md). So it is kept where there is
+plenty. Blocks above glibc's threshold are mapped on their own, and returned.
 """
 
 import ctypes
@@ -11,12 +12,34 @@ import sys
 _M_MMAP_THRESHOLD = -3
 """glibc's name for it in <malloc.h>."""
 OWN_PAGES = 4 << 20
-"""Bytes from which on a tensor has pages of its own."""
+"""Bytes from which on a tensor has pages of its own where freed memory is returned."""
+_LARGEST_KEPT = 1 << 30
+"""Bytes up to which a freed tensor is kept, where it is."""
+_KEPT_TIMES = 3
+
+
+def most_with_freed(planned: int) -> int:
+    """The most bytes that a process of ``planned`` bytes holds when it keeps what is freed."""
+    return _KEPT_TIMES * planned
+
+
+def is_plenty(planned: int, available: int) -> bool:
+    """Whether a process of ``planned`` bytes may keep what is freed: it takes at most half."""
+    return most_with_freed(planned) <= available // 2
+
+
+def keep_freed_memory() -> None:
+    """Have blocks of up to 1 GB kept for the next ones when they are freed."""
+    _set_threshold(_LARGEST_KEPT)
 
 
 def return_freed_memory() -> None:
     """Have every block of OWN_PAGES or more returned when it is freed, where there is glibc."""
+    _set_threshold(OWN_PAGES)
+
+
+def _set_threshold(size: int) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, OWN_PAGES)
+            mallopt(_M_MMAP_THRESHOLD, size)

@@ -30,8 +30,8 @@ class Ahead {
 
  private:
   // Places ahead; their records should fit the second-level cache beside the tile at work.
-  static constexpr int64_t kLeast = 2 * kTile, kMost = 128;
-  static constexpr int64_t kPart = 256;  // bytes
+  static constexpr int64_t kLeast = 32, kMost = 64;
+  static constexpr int64_t kPart = 832;  // bytes
 
   const int32_t* order_;
   int64_t length_, next_ = 0, limit_ = 0, asked_ = 0;

@@ -123,6 +123,7 @@ class SpanBackward {
         continue;
       }
       const int64_t token = order ? order[tile.begin + lane] : tile.begin + lane;
+      ahead_();
       own_.token[slot] = int32_t(token);
       own_.grad_query[slot] = sums_.query(token);
       own_.lse[slot] = shared_.lse[token];
@@ -150,6 +151,7 @@ class SpanBackward {
         continue;
       }
       const int64_t token = order ? order[begin + j] : begin + j;
+      ahead_();
       rule_.set_key(j, token);
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
@@ -218,11 +220,10 @@ class SpanBackward {
     while (last > first && !sees(last - 1)) --last;
     if (first == last) return;
     const int64_t slot = first * kTile, depth = (last - first) * kTile;
-    accumulate_rows<kGroup>(own_.slopes + j * kSpan + slot, {kSpan, 1}, own_.rows + slot * padded_,
-                            padded_, depth, own_.grad_key + j, 0, Add{}, ahead_);
-    accumulate_rows<kGroup>(own_.weights + j * kSpan + slot, {kSpan, 1},
-                            own_.up_rows + slot * padded_, padded_, depth, own_.grad_value + j, 0,
-                            Add{}, ahead_);
+    accumulate_group(own_.slopes + j * kSpan + slot, {kSpan, 1}, own_.rows + slot * padded_,
+                     padded_, depth, own_.grad_key + j, Add{}, ahead_);
+    accumulate_group(own_.weights + j * kSpan + slot, {kSpan, 1}, own_.up_rows + slot * padded_,
+                     padded_, depth, own_.grad_value + j, Add{}, ahead_);
   }
 
   const Head& head_;

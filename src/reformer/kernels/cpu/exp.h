@@ -12,7 +12,14 @@ REFORMER_INLINE Floats exp_of(Floats x) {
   const Floats shift = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats log2e = splat(1.44269504088896340736f);
   const Floats shifted = x * log2e + shift;
+#if defined(__FMA__) || defined(__aarch64__)
   const Floats f = x * log2e - (shifted - shift);
+#else
+  // x log2(e) would be rounded before n is taken off, so n ln(2) comes off x, in two parts of
+  // which the first is exact.
+  const Floats n = shifted - shift;
+  const Floats f = ((x - n * 0.693359375f) + n * 2.12194440e-4f) * log2e;
+#endif
   Floats p = f * 1.5353362e-4f + 1.3398874e-3f;
   p = p * f + 9.6184369e-3f;
   p = p * f + 5.5503324e-2f;

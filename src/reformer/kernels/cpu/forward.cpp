@@ -117,6 +117,7 @@ class SpanForward {
         continue;
       }
       const int64_t token = order ? order[tile.begin + lane] : tile.begin + lane;
+      ahead_();
       own_.token[slot] = int32_t(token);
       own_.row[slot] = sums_(token);
       own_.top[slot] = is_first_ ? -INFINITY : shared_.top[token];
@@ -142,6 +143,7 @@ class SpanForward {
         continue;
       }
       const int64_t token = order ? order[begin + j] : begin + j;
+      ahead_();
       rule_.set_key(j, token);
       dropout_.set_key(j, token);
       head_.load_key(token, key);
@@ -217,7 +219,7 @@ class SpanForward {
       head_.load_own_value(token, row);
       mass = 1.0f;
     }
-    const float lse = top + std::log(mass);
+    const auto lse = float(double(top) + std::log(double(mass)));
     head_.lse(token) = lse;
     const Floats inverse = splat(1.0f / mass);
     Ints not_finite = is_not_finite(splat(lse));
