@@ -266,38 +266,50 @@ class Tokens {
   Tokens(const Head& head, const SharedScratch& shared, float* scratch)
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared),
         sums_(sums_of(head, shared)), query_(scratch), key_(query_ + padded_),
-        value_(key_ + padded_), up_(value_ + padded_) {}
+        value_(key_ + padded_), up_(value_ + padded_), out_(up_ + kTogether * padded_) {
+    static_assert(3 + 2 * kTogether <= kSpan, "the rows of the scratch");
+  }
 
   void prepare(const Worker& worker) {
-    for_each(worker, [&](int64_t token) {
-      const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
-      if (shared_.upstream.data)
-        std::memcpy(shared_.upstream(token), upstream, size_t(row_bytes(a_)));
-      head_.load_raw(upstream, 1.0f, up_);
-      head_.load_raw(a_.out.at(head_.batch, head_.head, token), 1.0f, value_);
-      const float grad_lse = *reinterpret_cast<float*>(
-          a_.grad_lse.at(head_.batch, head_.head, token));
-      shared_.offset[token] = dot(up_, value_, padded_) - grad_lse;
-      shared_.lse[token] = head_.lse(token);
-      if (head_.has_bad && (shared_.tables.bad[token] & kBadQuery)) {
-        shared_.offset[token] = 0.0f;
-        shared_.lse[token] = INFINITY;  // every weight is then zero
-      }
-      shared_.seen[token] = 0;
-      for (const FloatRows* rows : {&sums_.query, &sums_.key, &sums_.value})
-        std::memset((*rows)(token), 0, size_t(padded_) * 4);
-    });
+    const int64_t end = worker.end(a_.length);
+    for (int64_t token = worker.begin(a_.length); token < end; token += kTogether) {
+      const int64_t count = std::min(kTogether, end - token);
+      float offsets[kTogether];
+      for (int64_t i = 0; i < count; ++i) load_outcome(token + i, i);
+      // A query that sees one key takes its whole value: its do . o is then do . v exactly.
+      dots_in_order<kTogether>(up_, out_, padded_, offsets);
+      for (int64_t i = 0; i < count; ++i) prepare(token + i, offsets[i]);
+    }
   }
 
   void finish(const Worker& worker) {
-    for_each(worker, [&](int64_t token) { finish(token); });
+    const int64_t end = worker.end(a_.length);
+    for (int64_t token = worker.begin(a_.length); token < end; ++token) finish(token);
   }
 
  private:
-  template <class Visit>
-  void for_each(const Worker& worker, const Visit& visit) {
-    const int64_t end = a_.length * (worker.rank + 1) / worker.size;
-    for (int64_t token = a_.length * worker.rank / worker.size; token < end; ++token) visit(token);
+  static constexpr int64_t kTogether = 8;
+
+  void load_outcome(int64_t token, int64_t slot) {
+    const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
+    if (shared_.upstream.data)
+      std::memcpy(shared_.upstream(token), upstream, size_t(row_bytes(a_)));
+    head_.load_raw(upstream, 1.0f, up_ + slot * padded_);
+    head_.load_raw(a_.out.at(head_.batch, head_.head, token), 1.0f, out_ + slot * padded_);
+  }
+
+  void prepare(int64_t token, float offset) {
+    const float grad_lse = *reinterpret_cast<float*>(
+        a_.grad_lse.at(head_.batch, head_.head, token));
+    shared_.offset[token] = offset - grad_lse;
+    shared_.lse[token] = head_.lse(token);
+    if (head_.has_bad && (shared_.tables.bad[token] & kBadQuery)) {
+      shared_.offset[token] = 0.0f;
+      shared_.lse[token] = INFINITY;  // every weight is then zero
+    }
+    shared_.seen[token] = 0;
+    for (const FloatRows* rows : {&sums_.query, &sums_.key, &sums_.value})
+      std::memset((*rows)(token), 0, size_t(padded_) * 4);
   }
 
   void finish(int64_t token) {
@@ -319,8 +331,9 @@ class Tokens {
     head_.load_key(token, key_);
     head_.load_own_value(token, value_);
     head_.load_upstream(upstream_of(head_, shared_)(token), token, up_);
-    const float slope =
-        (dot(up_, value_, padded_) - shared_.offset[token]) * float(a_.scale);
+    float along;
+    dots_in_order<1>(up_, value_, padded_, &along);
+    const float slope = (along - shared_.offset[token]) * float(a_.scale);
     for (int64_t k = 0; k < padded_; ++k) {
       grad_query[k] += slope * key_[k];
       grad_key[k] += slope * query_[k];
@@ -328,15 +341,16 @@ class Tokens {
     }
   }
 
-  // Gradient through k = q / sqrt(mean(q^2) + epsilon) / sqrt(K).
+  // Gradient through k = q / sqrt(mean(q^2) + epsilon) / sqrt(K). In double: where it lies along
+  // the query, what is left of it is a small difference.
   void add_normalization(int64_t token, float* grad_query, const float* grad_key) {
     head_.load_raw(head_.query(token), 1.0f, query_);
-    const float factor = shared_.tables.inverse[token];
-    const float along = dot(grad_key, query_, padded_) * factor * factor;
-    for (int64_t k = 0; k < padded_; k += kLanes) {
-      const Floats change = load(grad_key + k) - load(query_ + k) * along;
-      store(grad_query + k, load(grad_query + k) + change * factor);
-    }
+    const double square = exact_dot(query_, query_, padded_);
+    const double inverse = 1.0 / (square + double(a_.width) * a_.key_epsilon);
+    const double along = exact_dot(grad_key, query_, padded_) * inverse;
+    const double factor = std::sqrt(inverse);
+    for (int64_t k = 0; k < padded_; ++k)
+      grad_query[k] += float((grad_key[k] - query_[k] * along) * factor);
   }
 
   void put(const FloatRows& scratch, const Strided& tensor, int64_t token, const float* row) {
@@ -349,7 +363,8 @@ class Tokens {
   const int64_t padded_;
   const SharedScratch& shared_;
   const GradientSums sums_;
-  float *query_, *key_, *value_, *up_;
+  float *query_, *key_, *value_;  // rows of one token
+  float *up_, *out_;              // of kTogether tokens
 };
 
 void backward_pass(Worker& worker, const Head& head, const SharedScratch& shared,

@@ -94,8 +94,7 @@ class SpanForward {
   // written from front to back, not all over the tensor.
   void finish_tokens(const Worker& worker) {
     if (!shared_.total.data) return;
-    const int64_t end = a_.length * (worker.rank + 1) / worker.size;
-    for (int64_t token = a_.length * worker.rank / worker.size; token < end; ++token)
+    for (int64_t token = worker.begin(a_.length); token < worker.end(a_.length); ++token)
       finish_token(token, shared_.top[token], shared_.mass[token], sums_(token));
   }
 

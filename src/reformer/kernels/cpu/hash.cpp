@@ -127,8 +127,7 @@ int64_t hash_vectors(const Hashing& h) {
       pack_rotations(h, head, packed + head * head_size);
     worker.barrier();
     const int64_t per_row = (h.length + kTile - 1) / kTile, tiles = rows * per_row;
-    const int64_t end = tiles * (worker.rank + 1) / worker.size;
-    for (int64_t t = tiles * worker.rank / worker.size; t < end; ++t) {
+    for (int64_t t = worker.begin(tiles); t < worker.end(tiles); ++t) {
       const int64_t row = t / per_row;
       hash_tile(h, row, t % per_row * kTile, packed + row % h.heads * head_size, own[worker.rank]);
     }

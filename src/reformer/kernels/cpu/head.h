@@ -132,8 +132,7 @@ struct Head {
       if (tables.runs.data) tabulate_places(round);
       if (tables.starts) find_starts(round);
     }
-    const int64_t end = a.length * (worker.rank + 1) / worker.size;
-    for (int64_t token = a.length * worker.rank / worker.size; token < end; ++token)
+    for (int64_t token = worker.begin(a.length); token < worker.end(a.length); ++token)
       fill_record(token, row_scratch);
     worker.barrier();
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -22,6 +23,10 @@ class Worker {
       : rank(rank), size(size), arrivals_(arrivals) {}
 
   const int rank, size;
+
+  // This worker's share of `count` things: [begin, end).
+  int64_t begin(int64_t count) const { return count * rank / size; }
+  int64_t end(int64_t count) const { return count * (rank + 1) / size; }
 
   // Waits until every worker of the team is here; what they wrote is then seen by all.
   void barrier() {

@@ -1,6 +1,8 @@
 // Rows of K numbers, float32 or bfloat16 in memory, float32 and padded with zeros in scratch.
 #pragma once
 
+#include <algorithm>
+
 #include "attention.h"
 #include "product.h"
 #include "simd.h"
@@ -92,6 +94,37 @@ REFORMER_INLINE float dot(const float* a, const float* b, int64_t padded) {
   Floats total{};
   for (int64_t k = 0; k < padded; k += kLanes) total += load(a + k) * load(b + k);
   return sum(total);
+}
+
+// The same in double.
+REFORMER_INLINE double exact_dot(const float* a, const float* b, int64_t padded) {
+  const auto wide = [](const float* from) {
+    return __builtin_convertvector(load_as<HalfFloats>(from), Doubles);
+  };
+  Doubles total{};
+  for (int64_t k = 0; k < padded; k += kLanes / 2) total += wide(a + k) * wide(b + k);
+  return sum(total);
+}
+
+// a * b + c, rounded once where the vectors' is.
+REFORMER_INLINE float multiply_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The same of kCount rows, summed over k in order, as `product` does: what is the same there and
+// here is the same to the last bit.
+template <int kCount>
+REFORMER_INLINE void dots_in_order(const float* a, const float* b, int64_t padded, float* dots) {
+  float total[kCount] = {};
+  for (int64_t k = 0; k < padded; ++k)
+#pragma GCC unroll 16
+    for (int i = 0; i < kCount; ++i)
+      total[i] = multiply_add(a[i * padded + k], b[i * padded + k], total[i]);
+  std::copy_n(total, kCount, dots);
 }
 
 using Quad = float __attribute__((vector_size(16)));

@@ -31,6 +31,8 @@ constexpr int kLanes = REFORMER_VECTOR_BYTES / 4;
 using Floats = float __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
 using Ints = int32_t __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
 using Words = uint32_t __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
+using Doubles = double __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
+using HalfFloats = float __attribute__((vector_size(REFORMER_VECTOR_BYTES / 2)));
 using Halves = uint16_t __attribute__((vector_size(REFORMER_VECTOR_BYTES / 2)));
 
 template <class Vector, class Element>
@@ -76,13 +78,17 @@ REFORMER_INLINE bool any(Ints mask) {
 #endif
 }
 
-REFORMER_INLINE float sum(Floats v) {
-  float parts[kLanes];
+template <class Number, class Vector>
+REFORMER_INLINE Number sum_of_lanes(Vector v) {
+  constexpr int kCount = sizeof(Vector) / sizeof(Number);
+  Number parts[kCount];
   store(parts, v);
-  for (int width = kLanes / 2; width > 0; width /= 2)
+  for (int width = kCount / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
   return parts[0];
 }
+REFORMER_INLINE float sum(Floats v) { return sum_of_lanes<float>(v); }
+REFORMER_INLINE double sum(Doubles v) { return sum_of_lanes<double>(v); }
 
 // x - x is 0 for a finite number and NaN otherwise.
 REFORMER_INLINE Ints is_not_finite(Floats x) { return (x - x) != Floats{}; }
