@@ -33,7 +33,6 @@ _HELD_OUT = 20
 """One chapter (or source package) in so many is held out, and another one for validation."""
 _LONGEST_VERSE = 1000
 """Characters of both languages. Longer is no verse: behind the last one stands a glossary."""
-
 _DESCRIPTION, _SYNOPSIS = range(60, 501), range(15, 71)
 """Characters of the descriptions and synopses that are kept."""
 
@@ -86,16 +85,10 @@ def descriptions(packages: Path, translations: Path, folder: Path) -> None:
             continue
         place = zlib.crc32(origins[fields["Package"]].encode()) % _HELD_OUT
         sides[{0: 1, 1: 2}.get(place, 0)].setdefault(source, target)
-    train = sides[0]
+    train, *others = sides
     told = set(train.values())
-    _write(
-        folder,
-        train.items(),
-        *(
-            [(s, t) for s, t in side.items() if s not in train and t not in told]
-            for side in sides[1:]
-        ),
-    )
+    new = [[(s, t) for s, t in side.items() if not (s in train or t in told)] for side in others]
+    _write(folder, train.items(), *new)
 
 
 def _kept(source: str, target: str) -> bool:

@@ -112,6 +112,23 @@ def test_attention_is_as_precise_as_plain_torch_in_many_more_cases(build: str, r
         assert_twice_as_good(wide_case(seed, rule, 3000), torch.float32, seed)
 
 
+@pytest.mark.parametrize("width", [8, 20, 64])
+def test_a_query_that_sees_one_key_has_no_gradient_through_it(build: str, width: int) -> None:
+    """Its softmax is 1 whatever the score: do . v and do . o must cancel to the last bit."""
+    generator = torch.Generator().manual_seed(width)
+    query, key, value, upstream = (
+        torch.randn(1, 2, 50, width, generator=generator) for _ in range(4)
+    )
+    itself = Visibility("window", 1, causal=True, include_self=True, before=0, after=0)
+    rest = (None, None, None, itself, 1.0, Dropout())
+    out, lse = cpu.attention(query, key, value, *rest)
+    grad_query, grad_key, grad_value = cpu.attention_backward(
+        upstream, torch.zeros_like(lse), out, lse, query, key, value, *rest
+    )
+    assert torch.equal(out, value) and torch.equal(grad_value, upstream)
+    assert not grad_query.any() and grad_key is not None and not grad_key.any()
+
+
 def test_codes_beyond_32_bits_are_told_apart(build: str) -> None:
     """int64 codes whose low 32 bits are all close: no two tokens share a run."""
     generator = torch.Generator().manual_seed(0)

@@ -11,36 +11,11 @@
 #include "each_head.h"
 #include "exact.h"
 #include "exp.h"
+#include "token_gradients.h"
 #include "visibility.h"
 
 namespace reformer {
 namespace {
-
-struct SharedScratch {
-  HeadTables tables;
-  FloatRows query, key, value;  // sums, where the gradient tensors cannot hold them
-  PerToken<char> upstream;      // rows, copied if there is an order
-  PerToken<float> offset, lse;
-  PerToken<int32_t> seen;  // the query saw someone
-  int64_t* not_finite;
-
-  static SharedScratch carve(Arena& arena, const Attention& a) {
-    const int64_t padded = padded_width(a.width), apart = sums_in_place(a) ? 0 : padded;
-    SharedScratch s{};
-    s.tables = HeadTables::carve(arena, a, [&](Records& records, const auto& take_tables) {
-      s.query = records.take<float>(apart);
-      s.key = records.take<float>(a.shares_key() ? padded : apart);
-      s.value = records.take<float>(apart);
-      s.upstream = records.take<char>(a.order.data ? row_bytes(a) : 0);
-      take_tables();
-      s.offset = records.take<float>(1);
-      s.lse = records.take<float>(1);
-      s.seen = records.take<int32_t>(1);
-    });
-    s.not_finite = arena.take<int64_t>(1);
-    return s;
-  }
-};
 
 struct OwnScratch {
   float *rows, *up_rows;        // [kSpan][padded K]: queries, upstream gradients
@@ -70,22 +45,10 @@ struct OwnScratch {
   }
 };
 
-GradientSums sums_of(const Head& head, const SharedScratch& s) {
-  const auto apart_or = [&](const FloatRows& apart, const Strided& tensor) {
-    return apart.data ? apart : rows_of<float>(tensor, head.batch, head.head);
-  };
-  return {apart_or(s.query, head.a.grad_query), apart_or(s.key, head.a.grad_key),
-          apart_or(s.value, head.a.grad_value)};
-}
-
-PerToken<char> upstream_of(const Head& head, const SharedScratch& s) {
-  return s.upstream.data ? s.upstream : rows_of<char>(head.a.grad_out, head.batch, head.head);
-}
-
 template <class Rule, class Dropout>
 class SpanBackward {
  public:
-  SpanBackward(const Head& head, const SharedScratch& shared, OwnScratch& own, int64_t round)
+  SpanBackward(const Head& head, const TokenGradients& shared, OwnScratch& own, int64_t round)
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
         sums_(sums_of(head, shared)), upstream_(upstream_of(head, shared)),
         rule_(head, own.rule.of(Type<Rule>{}), round), dropout_(head, own.rule.dropout),
@@ -229,7 +192,7 @@ class SpanBackward {
   const Head& head_;
   const Attention& a_;
   const int64_t padded_;
-  const SharedScratch& shared_;
+  const TokenGradients& shared_;
   OwnScratch& own_;
   const GradientSums sums_;
   const PerToken<char> upstream_;
@@ -238,7 +201,7 @@ class SpanBackward {
   Ahead ahead_;
 };
 
-void backward_rounds(Worker& worker, const Head& head, const SharedScratch& shared,
+void backward_rounds(Worker& worker, const Head& head, const TokenGradients& shared,
                      OwnScratch& own) {
   const Blocks blocks(head);
   with_rule_and_dropout(head.a, [&](auto rule, auto dropout) {
@@ -260,116 +223,9 @@ void backward_rounds(Worker& worker, const Head& head, const SharedScratch& shar
   });
 }
 
-// Per token: before the rounds, offsets and zeros; after them, what is left to add.
-class Tokens {
- public:
-  Tokens(const Head& head, const SharedScratch& shared, float* scratch)
-      : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared),
-        sums_(sums_of(head, shared)), query_(scratch), key_(query_ + padded_),
-        value_(key_ + padded_), up_(value_ + padded_), out_(up_ + kTogether * padded_) {
-    static_assert(3 + 2 * kTogether <= kSpan, "the rows of the scratch");
-  }
-
-  void prepare(const Worker& worker) {
-    const int64_t end = worker.end(a_.length);
-    for (int64_t token = worker.begin(a_.length); token < end; token += kTogether) {
-      const int64_t count = std::min(kTogether, end - token);
-      float offsets[kTogether];
-      for (int64_t i = 0; i < count; ++i) load_outcome(token + i, i);
-      // A query that sees one key takes its whole value: its do . o is then do . v exactly.
-      dots_in_order<kTogether>(up_, out_, padded_, offsets);
-      for (int64_t i = 0; i < count; ++i) prepare(token + i, offsets[i]);
-    }
-  }
-
-  void finish(const Worker& worker) {
-    const int64_t end = worker.end(a_.length);
-    for (int64_t token = worker.begin(a_.length); token < end; ++token) finish(token);
-  }
-
- private:
-  static constexpr int64_t kTogether = 8;
-
-  void load_outcome(int64_t token, int64_t slot) {
-    const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
-    if (shared_.upstream.data)
-      std::memcpy(shared_.upstream(token), upstream, size_t(row_bytes(a_)));
-    head_.load_raw(upstream, 1.0f, up_ + slot * padded_);
-    head_.load_raw(a_.out.at(head_.batch, head_.head, token), 1.0f, out_ + slot * padded_);
-  }
-
-  void prepare(int64_t token, float offset) {
-    const float grad_lse = *reinterpret_cast<float*>(
-        a_.grad_lse.at(head_.batch, head_.head, token));
-    shared_.offset[token] = offset - grad_lse;
-    shared_.lse[token] = head_.lse(token);
-    if (head_.has_bad && (shared_.tables.bad[token] & kBadQuery)) {
-      shared_.offset[token] = 0.0f;
-      shared_.lse[token] = INFINITY;  // every weight is then zero
-    }
-    shared_.seen[token] = 0;
-    for (const FloatRows* rows : {&sums_.query, &sums_.key, &sums_.value})
-      std::memset((*rows)(token), 0, size_t(padded_) * 4);
-  }
-
-  void finish(int64_t token) {
-    float *query = sums_.query(token), *key = sums_.key(token), *value = sums_.value(token);
-    if (!shared_.seen[token]) add_alone(token, query, key, value);
-    if (a_.shares_key()) add_normalization(token, query, key);
-    Ints not_finite{};
-    for (const float* row : {query, key, value})
-      for (int64_t k = 0; k < padded_; k += kLanes) not_finite |= is_not_finite(load(row + k));
-    if (any(not_finite)) __atomic_store_n(shared_.not_finite, 1, __ATOMIC_RELAXED);
-    put(shared_.query, a_.grad_query, token, query);
-    put(shared_.value, a_.grad_value, token, value);
-    if (!a_.shares_key()) put(shared_.key, a_.grad_key, token, key);
-  }
-
-  // A query that saw nobody took its own value with weight one; its lse is its own score.
-  void add_alone(int64_t token, float* grad_query, float* grad_key, float* grad_value) {
-    head_.load_query(token, query_);
-    head_.load_key(token, key_);
-    head_.load_own_value(token, value_);
-    head_.load_upstream(upstream_of(head_, shared_)(token), token, up_);
-    float along;
-    dots_in_order<1>(up_, value_, padded_, &along);
-    const float slope = (along - shared_.offset[token]) * float(a_.scale);
-    for (int64_t k = 0; k < padded_; ++k) {
-      grad_query[k] += slope * key_[k];
-      grad_key[k] += slope * query_[k];
-      grad_value[k] += up_[k];
-    }
-  }
-
-  // Gradient through k = q / sqrt(mean(q^2) + epsilon) / sqrt(K). In double: where it lies along
-  // the query, what is left of it is a small difference.
-  void add_normalization(int64_t token, float* grad_query, const float* grad_key) {
-    head_.load_raw(head_.query(token), 1.0f, query_);
-    const double square = exact_dot(query_, query_, padded_);
-    const double inverse = 1.0 / (square + double(a_.width) * a_.key_epsilon);
-    const double along = exact_dot(grad_key, query_, padded_) * inverse;
-    const double factor = std::sqrt(inverse);
-    for (int64_t k = 0; k < padded_; ++k)
-      grad_query[k] += float((grad_key[k] - query_[k] * along) * factor);
-  }
-
-  void put(const FloatRows& scratch, const Strided& tensor, int64_t token, const float* row) {
-    if (scratch.data)
-      store_row(row, a_.is_bfloat16, a_.width, tensor.at(head_.batch, head_.head, token));
-  }
-
-  const Head& head_;
-  const Attention& a_;
-  const int64_t padded_;
-  const SharedScratch& shared_;
-  const GradientSums sums_;
-  float *query_, *key_, *value_;  // rows of one token
-  float *up_, *out_;              // of kTogether tokens
-};
-
-void backward_pass(Worker& worker, const Head& head, const SharedScratch& shared,
+void backward_pass(Worker& worker, const Head& head, const TokenGradients& shared,
                    OwnScratch& own) {
-  Tokens tokens(head, shared, own.rows);
+  TokenPass tokens(head, shared, own.rows);
   tokens.prepare(worker);
   worker.barrier();
   backward_rounds(worker, head, shared, own);
@@ -381,7 +237,7 @@ void backward_pass(Worker& worker, const Head& head, const SharedScratch& shared
   worker.barrier();
 }
 
-void backward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnScratch& own) {
+void backward_head(Worker& worker, Head& head, const TokenGradients& shared, OwnScratch& own) {
   if (worker.rank == 0) *shared.not_finite = 0;
   head.prepare(worker, own.rows);
   backward_pass(worker, head, shared, own);
@@ -402,8 +258,8 @@ void backward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnS
 
 int64_t reformer_attention_backward(const reformer::Attention* a) {
   using namespace reformer;
-  return for_each_head<SharedScratch, OwnScratch>(
-      *a, [&](Worker& worker, int64_t row, const SharedScratch& shared, OwnScratch& own) {
+  return for_each_head<TokenGradients, OwnScratch>(
+      *a, [&](Worker& worker, int64_t row, const TokenGradients& shared, OwnScratch& own) {
         Head head(*a, row, shared.tables);
         backward_head(worker, head, shared, own);
       });
