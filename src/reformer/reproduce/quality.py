@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _WITHIN = 1.01
 _LONG = 16384
 """From this length on, time is compared as well."""
+_MARKERS = "os^Dv*"
+"""In plots, one for each text and length; each kind of attention has its colour."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,15 @@ def seconds(row: Row) -> float:
 def draw(rows: list[Row], axes: "Axes") -> None:
     """Bits per byte over the seconds that training took."""
     keys = ("variant", "text", "length")
-    for kind in dict.fromkeys(tuple(row[key] for key in keys) for row in rows):
+    kinds = list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
+    colours = list(dict.fromkeys(kind[0] for kind in kinds))
+    markers = list(dict.fromkeys(kind[1:] for kind in kinds))
+    for kind in kinds:
         own = [row for row in rows if tuple(row[key] for key in keys) == kind]
         bits = [row["bits_per_byte"] for row in own]
         label = f"{kind[0]}, {Path(kind[1]).stem}, {kind[2]:,} tokens"
-        axes.plot([seconds(row) for row in own], bits, "o", label=label)
+        marker = _MARKERS[markers.index(kind[1:]) % len(_MARKERS)]
+        colour = f"C{colours.index(kind[0])}"
+        axes.plot([seconds(row) for row in own], bits, marker, color=colour, label=label)
     axes.set_xscale("log")
     axes.set(xlabel="processor seconds of training", ylabel="bits per byte")
