@@ -49,6 +49,13 @@ def _require_layers(name: str, layers: object) -> None:
         require(isinstance(layer, Layer), name, layer, "use LSH(...), Local(...), Full(...)")
 
 
+def _lsh_with(layers: tuple[Layer, ...], **changes: Any) -> tuple[Layer, ...]:
+    return tuple(
+        dataclasses.replace(layer, **changes) if isinstance(layer, LSH) else layer
+        for layer in layers
+    )
+
+
 @dataclass(frozen=True)
 class Labels:
     """What a classification head predicts."""
@@ -269,15 +276,17 @@ class ReformerConfig:
 
     def with_num_hashes(self, num_hashes: int) -> ReformerConfig:
         """This config with another number of rounds in every LSH layer; weights stay valid."""
-        changed: dict[str, Any] = {}
-        for name in ("layers", "encoder_layers"):
-            if (layers := getattr(self, name)) is not None:
-                changed[name] = tuple(
-                    dataclasses.replace(layer, num_hashes=num_hashes)
-                    if isinstance(layer, LSH) else layer
-                    for layer in layers
-                )  # fmt: skip
-        return dataclasses.replace(self, **changed)
+        encoder = self.encoder_layers
+        return dataclasses.replace(
+            self,
+            layers=_lsh_with(self.layers, num_hashes=num_hashes),
+            encoder_layers=None if encoder is None else _lsh_with(encoder, num_hashes=num_hashes),
+        )
+
+    def seeing_both_sides(self) -> ReformerConfig:
+        """This config with causal=False, and so with the tokens' own values in every LSH layer."""
+        layers = _lsh_with(self.layers, values="own")
+        return dataclasses.replace(self, causal=False, layers=layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; each layer carries its ``kind``."""

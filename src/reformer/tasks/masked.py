@@ -37,7 +37,7 @@ class MaskedTask(TaskKind):
         return given or (str(shipped_novel()),)
 
     def config(self, config: ReformerConfig) -> ReformerConfig:
-        return replace(config, causal=False, labels=None)
+        return replace(config.seeing_both_sides(), labels=None)
 
     def prepare(self, run: Run, *, length_fixed: bool, say: Callable[[str], None]) -> Task | Run:
         description, config = run.description, run.description.config

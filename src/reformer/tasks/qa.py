@@ -33,7 +33,7 @@ class QuestionAnsweringTask(TaskKind):
         return given
 
     def config(self, config: ReformerConfig) -> ReformerConfig:
-        return replace(config, causal=False, labels=None)
+        return replace(config.seeing_both_sides(), labels=None)
 
     def prepare(self, run: Run, *, length_fixed: bool, say: Callable[[str], None]) -> Task:
         config = run.description.config

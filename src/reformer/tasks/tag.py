@@ -48,7 +48,7 @@ class TagTask(TaskKind):
         return given
 
     def config(self, config: ReformerConfig) -> ReformerConfig:
-        return replace(config, causal=False)
+        return config.seeing_both_sides()
 
     def prepare(self, run: Run, *, length_fixed: bool, say: Callable[[str], None]) -> Task | Run:
         description, config = run.description, run.description.config
