@@ -126,10 +126,12 @@ def test_speed_is_flat_or_it_is_not() -> None:
 
 
 def test_times_of_all_lengths_are_taken_on_the_same_tokens() -> None:
-    row = speed._time(256, 1024, repeats=1)
-    assert row["tokens"] == 1024
-    assert set(row["seconds"]) == set(speed._contenders())
-    assert min(row["seconds"].values()) > 0
+    rows = speed._time([256, 1024], 1024, repeats=1)
+    assert [row["length"] for row in rows] == [256, 1024]
+    for row in rows:
+        assert row["tokens"] == 1024
+        assert set(row["seconds"]) == set(speed._contenders())
+        assert min(row["seconds"].values()) > 0
 
 
 _PEAKS = """

@@ -6,13 +6,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 Work = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,15 @@ class Measured:
 
 
 def measure_by_turns(
-    works: Mapping[str, Work], *, num_repeats: int, most_seconds: float
-) -> dict[str, Measured]:
+    works: Mapping[Name, Work], *, num_repeats: int, most_seconds: float
+) -> dict[Name, Measured]:
     """Time and memory of each, all taking turns so that a noisy moment hits every one.
 
     The first turn is for memory; its time counts only if it is longer than ``most_seconds``,
     and then there are no others.
     """
     first = {name: _first_turn(work) for name, work in works.items()}
-    times: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[Name, list[float]] = {name: [] for name in works}
     for _ in range(num_repeats):
         for name, work in works.items():
             if first[name].seconds <= most_seconds:
@@ -44,8 +46,8 @@ def measure_by_turns(
 
 
 def time_by_turns(
-    works: Mapping[str, Work], *, num_repeats: int, most_seconds: float
-) -> dict[str, float]:
+    works: Mapping[Name, Work], *, num_repeats: int, most_seconds: float
+) -> dict[Name, float]:
     """The seconds of ``measure_by_turns``."""
     measured = measure_by_turns(works, num_repeats=num_repeats, most_seconds=most_seconds)
     return {name: one.seconds for name, one in measured.items()}

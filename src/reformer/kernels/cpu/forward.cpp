@@ -94,11 +94,16 @@ class SpanForward {
   // written from front to back, not all over the tensor.
   void finish_tokens(const Worker& worker) {
     if (!shared_.total.data) return;
-    for (int64_t token = worker.begin(a_.length); token < worker.end(a_.length); ++token)
+    const int64_t end = worker.end(a_.length);
+    for (int64_t token = worker.begin(a_.length); token < end; ++token) {
+      if (token + kSoon < end) prefetch_row(sums_(token + kSoon), padded_ * 4);
       finish_token(token, shared_.top[token], shared_.mass[token], sums_(token));
+    }
   }
 
  private:
+  static constexpr int64_t kSoon = 16;  // tokens from asking for sums to their use
+
   void gather_queries(const Span& span, int t) {
     const QueryTile& tile = span.tile[t];
     const int32_t* order = head_.order(span.round);
