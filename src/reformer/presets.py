@@ -86,7 +86,7 @@ def copy() -> Preset:
         max_length=1024,
         # Eight buckets: a pair that must find each other does so in two of five draws, not in
         # one of eight, and only then is there a gradient. A bucket has 64 tokens in 511.
-        layers=(LSH(num_hashes=4, window_length=128, num_buckets=8),),
+        layers=(LSH(num_hashes=4, window_length=128, num_buckets=8, values="next"),),
         # One embedding a position: with axial ones, a few columns get stuck at length 128.
         axial_shape=(1024,),
         init_scale=0.1,

@@ -45,7 +45,7 @@ class Stage:
 
 
 STAGES = (
-    Stage(32, 32, 120, 3e-3),
+    Stage(32, 32, 240, 3e-3),
     Stage(128, 16, 60, 2e-3),
     Stage(1024, 2, 600, 2e-3),
     Stage(4096, 1, 80, 1e-3),

@@ -9,16 +9,21 @@
 
 namespace reformer {
 
+// Scratch of a head, in bytes, up to which threads have a head each: what is larger they gather from
+// together, for the caches and for the memory.
+constexpr int64_t kLargestOfMany = int64_t(16) << 20;
+
 // Runs body(worker, row, shared, own) for every (batch, head) row. Shared::carve gives the
 // scratch of one head, Own::carve that of one thread.
 template <class Shared, class Own, class Body>
 int64_t for_each_head(const Attention& a, const Body& body) {
   const int64_t rows = a.batch * a.heads;
   const int threads = int(std::clamp<int64_t>(a.threads, 1, 1024));
-  const bool whole_heads = threads == 1 || rows % threads == 0 || rows >= 4 * threads;
   Arena shared_size, own_size;
   Shared::carve(shared_size, a);
   Own::carve(own_size, a);
+  const bool are_many = rows % threads == 0 || rows >= 4 * threads;
+  const bool whole_heads = threads == 1 || (are_many && shared_size.used() <= kLargestOfMany);
   const int64_t heads_at_once = whole_heads ? threads : 1;
   Arena memory(heads_at_once * shared_size.used() + threads * own_size.used());
   if (!memory.has_memory()) return kNoMemory;
