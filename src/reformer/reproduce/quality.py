@@ -41,7 +41,7 @@ class Course:
 
 FULL = (
     Course(4096, 500, (0, 1, 2)),
-    Course(_LONG, 100, (0,)),
+    Course(_LONG, 100, (0, 1, 2)),
     Course(4096, 400, (0, 1), "code"),
 )
 QUICK = (Course(1024, 60, (0,)), Course(1024, 60, (0,), "code"))
