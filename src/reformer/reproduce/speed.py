@@ -15,7 +15,6 @@ from torch import Tensor
 from reformer.bench.contenders import Attention, Contender, Exact, Ours, Shape
 from reformer.bench.measure import Work, time_by_turns
 from reformer.reproduce.findings import Check, Findings, Row, Say, Size, markdown_table
-from reformer.reproduce.journal import Journal
 from reformer.training.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -29,17 +28,18 @@ _MOST_SECONDS = 1.5
 
 
 def measure(size: Size, folder: Path, say: Say) -> Findings:
-    """Time LSH attention with several rounds, and exact attention, at each length."""
+    """Time LSH attention with several rounds, and exact attention, at each length.
+
+    A minute or two, all in one go: nothing is kept in the folder.
+    """
     tokens = 32768 if size == "full" else 8192
     lengths = [1 << n for n in range(10, tokens.bit_length())]
-    journal = Journal(folder / f"speed-{size}.jsonl")
-    if not journal.rows:
-        keep_freed_memory()  # as `reformer train` does with so few tokens
-        for row in _time(lengths, tokens, repeats=7 if size == "full" else 3):
-            journal.add(row)
-            times = ", ".join(f"{name} {s:.3f} s" for name, s in row["seconds"].items())
-            say(f"{tokens // row['length']} sequences of {row['length']:,} tokens: {times}")
-    return _judge(journal.rows, tokens)
+    keep_freed_memory()  # as `reformer train` does with so few tokens
+    rows = _time(lengths, tokens, repeats=7 if size == "full" else 3)
+    for row in rows:
+        times = ", ".join(f"{name} {s:.3f} s" for name, s in row["seconds"].items())
+        say(f"{tokens // row['length']} sequences of {row['length']:,} tokens: {times}")
+    return _judge(rows, tokens)
 
 
 def _contenders() -> dict[str, tuple[Contender, int]]:

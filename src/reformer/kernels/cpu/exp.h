@@ -7,8 +7,8 @@ namespace reformer {
 
 // x log2(e) = n + f with |f| <= 1/2, and 2^f by a polynomial with p(0) = 1 (minimax: 2e-9 before
 // rounding). n ln(2) is taken off x in two parts, of which the first is exact: x log2(e) would be
-// rounded before n is taken off, by more the further x is from 0. exp_of(0) is exactly 1; where e^x < 2^-126 the result is 0;
-// NaN stays NaN. For x up to 87.
+// rounded before n is taken off, by more the further x is from 0. exp_of(0) is exactly 1; where
+// e^x < 2^-126 the result is 0; NaN stays NaN. For x up to 87.
 REFORMER_INLINE Floats exp_of(Floats x) {
   const Floats shift = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats log2e = splat(1.44269504088896340736f);
