@@ -22,6 +22,12 @@ Exact attention is the same course with --layers local full local in both traini
 
     reformer train plays/train.json --task qa --validation plays/validation.json --init short \
         --length 8192 --batch-size 2 --steps 160 --learning-rate 1e-3 --out pages
+
+and whole plays as one sequence:
+
+    reformer train plays/train.json --task qa --validation plays/validation.json --init pages \
+        --length 65536 --batch-size 1 --steps 240 --learning-rate 5e-4 --warmup-steps 10 \
+        --evaluate-every 1000 --out whole
 """
 
 import argparse
