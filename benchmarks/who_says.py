@@ -26,7 +26,7 @@ Exact attention is the same course with --layers local full local in both traini
 and whole plays as one sequence:
 
     reformer train plays/train.json --task qa --validation plays/validation.json --init pages \
-        --length 65536 --batch-size 1 --steps 240 --learning-rate 5e-4 --warmup-steps 10 \
+        --length 65536 --batch-size 1 --steps 480 --learning-rate 5e-4 --warmup-steps 10 \
         --evaluate-every 1000 --out whole
 """
 
