@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reformer.bench.contenders import (
+    Attention,
     Contender,
     Exact,
     HuggingFace,
@@ -160,8 +162,13 @@ def _forward(contender: Contender, shape: Shape) -> Work:
 
 
 def _forward_backward(contender: Contender, shape: Shape) -> Work:
-    attention = contender.make(shape)
-    query_key, value = (x.requires_grad_() for x in shape.inputs())
+    return forward_backward(contender.make(shape), *shape.inputs())
+
+
+def forward_backward(attention: Attention, query_key: Tensor, value: Tensor) -> Work:
+    """Attention and its gradients on these inputs, whose ``grad`` it sets anew each time."""
+    query_key.requires_grad_()
+    value.requires_grad_()
 
     def work() -> None:
         query_key.grad = value.grad = None

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from reformer.bench.contenders import Attention, Contender, Exact, Ours, Shape
-from reformer.bench.measure import Work, time_by_turns
+from reformer.bench.attention import forward_backward
+from reformer.bench.contenders import Contender, Exact, Ours, Shape
+from reformer.bench.measure import time_by_turns
 from reformer.reproduce.findings import Check, Findings, Row, Say, Size, markdown_table
 from reformer.training.allocator import keep_freed_memory
 
@@ -49,33 +47,20 @@ def _contenders() -> dict[str, tuple[Contender, int]]:
 
 def _time(lengths: Sequence[int], tokens: int, repeats: int) -> list[Row]:
     # Lengths take turns, so that what else the machine does hits them all alike.
-    works = {}
+    contenders, works = _contenders(), {}
     for length in lengths:
         # Sequences are rows of heads here: attention knows no difference.
         heads = _HEADS * tokens // length
         inputs = Shape(length, num_heads=heads).inputs()
-        for name, (contender, rounds) in _contenders().items():
+        for name, (contender, rounds) in contenders.items():
             attention = contender.make(Shape(length, rounds, num_heads=heads))
-            works[name, length] = _step(attention, *inputs)
+            works[name, length] = forward_backward(attention, *inputs)
     next(iter(works.values()))()  # what is loaded and started at the first call counts for nobody
     times = time_by_turns(works, num_repeats=repeats, most_seconds=_MOST_SECONDS)
-    names = _contenders()
     return [
-        {"length": n, "tokens": tokens, "seconds": {name: times[name, n] for name in names}}
+        {"length": n, "tokens": tokens, "seconds": {name: times[name, n] for name in contenders}}
         for n in lengths
     ]
-
-
-def _step(attention: Attention, query_key: Tensor, value: Tensor) -> Work:
-    query_key.requires_grad_()
-    value.requires_grad_()
-
-    def work() -> None:
-        query_key.grad = value.grad = None
-        out = attention(query_key, value)
-        out.backward(torch.ones_like(out))
-
-    return work
 
 
 def _judge(rows: list[Row], tokens: int) -> Findings:
