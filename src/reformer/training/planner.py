@@ -24,6 +24,10 @@ _BASE = 290 * 2**20
 """Python, torch and its libraries, measured."""
 _ROUNDING = 30 * 2**20
 """What rounding a stream to the fixed-point grid takes, and scratch memory of the kernels."""
+_LARGEST_OF_MANY = 16 << 20
+"""Scratch of a head from which on threads work at one together (kernels/cpu/each_head.h)."""
+_MOST_KEPT = 64 << 20
+"""Scratch that the kernels keep between calls, at most (kernels/cpu/arena.h)."""
 _KEEP_RESULT = ("relu", "tanh", "sigmoid", "linear")
 """Activations that are differentiated from their result alone."""
 _SMALLEST_SLICE = 256
@@ -149,10 +153,11 @@ class _Work:
         attention = max(attention, self.attention(self.config.layers[-1]) + self.stream)
         if self.config.encoder_layers is not None:
             attention = max(attention, self.attention(Full()) + 2 * self.features)
+        kept = self._kept_scratch()
         return [
             ("attention", attention, "one layer's activations in all heads, and their gradients"),
-            ("feed-forward", self.feed_forward(), f"{self.in_slice:,} positions at a time"),
-            ("loss", self.loss(), f"the logits of {self.in_slice:,} positions at a time"),
+            ("feed-forward", kept + self.feed_forward(), f"{self.in_slice:,} positions at a time"),
+            ("loss", kept + self.loss(), f"the logits of {self.in_slice:,} positions at a time"),
         ]
 
     def attention(self, layer: Layer) -> int:
@@ -192,13 +197,19 @@ class _Work:
         if isinstance(layer, LSH):
             rows = 3 * self.config.head_size * (2 if self.low_precision else _FLOAT)
             numbers += rows + (layer.num_hashes + 4) * _FLOAT
-        return self._heads_at_once() * self.config.max_length * numbers
+        head = self.config.max_length * numbers
+        return head * self._heads_at_once() if head <= _LARGEST_OF_MANY else head
 
     def _heads_at_once(self) -> int:
         """Each thread has a head of its own where that shares them out evenly."""
         threads = torch.get_num_threads()
         rows = self.positions // self.config.max_length * self.config.num_heads
         return threads if rows % threads == 0 or rows >= 4 * threads else 1
+
+    def _kept_scratch(self) -> int:
+        """What the native kernels keep of it for their next call."""
+        scratch = max(self._kernel_scratch(layer) for layer in self.config.all_layers)
+        return scratch if scratch <= _MOST_KEPT else 0
 
     def feed_forward(self) -> int:
         """Input, norm and gradient as wholes, and the output where it is made in slices."""

@@ -211,11 +211,10 @@ void backward_rounds(Worker& worker, const Head& head, const TokenGradients& sha
       const auto run = [&](int64_t b) {
         for_each_span(head, round, blocks.begin(b), blocks.end(b), differentiate);
       };
-      for (int64_t colour = 0; colour < 2; ++colour) {
-        for (int64_t b = colour + 2 * worker.rank; b < blocks.count(); b += 2 * worker.size)
-          if (!blocks.wraps(b)) run(b);
-        worker.barrier();
-      }
+      for (int64_t colour = 0; colour < 2; ++colour)
+        worker.share((blocks.count() - colour + 1) / 2, [&](int64_t i) {
+          if (!blocks.wraps(colour + 2 * i)) run(colour + 2 * i);
+        });
       for (int64_t b = 0; worker.rank == 0 && b < blocks.count(); ++b)
         if (blocks.wraps(b)) run(b);
       worker.barrier();
@@ -226,20 +225,20 @@ void backward_rounds(Worker& worker, const Head& head, const TokenGradients& sha
 void backward_pass(Worker& worker, const Head& head, const TokenGradients& shared,
                    OwnScratch& own) {
   TokenPass tokens(head, shared, own.rows);
-  tokens.prepare(worker);
-  worker.barrier();
+  worker.share(head.a.length, kTokens,
+               [&](int64_t begin, int64_t end) { tokens.prepare(begin, end); });
   backward_rounds(worker, head, shared, own);
   if (head.has_bad) {
     if (worker.rank == 0) spoil_gradients(head, sums_of(head, shared), shared.seen);
     worker.barrier();
   }
-  tokens.finish(worker);
-  worker.barrier();
+  worker.share(head.a.length, kTokens,
+               [&](int64_t begin, int64_t end) { tokens.finish(begin, end); });
 }
 
 void backward_head(Worker& worker, Head& head, const TokenGradients& shared, OwnScratch& own) {
   if (worker.rank == 0) *shared.not_finite = 0;
-  head.prepare(worker, own.rows);
+  head.tabulate_rounds(worker);
   backward_pass(worker, head, shared, own);
   if (*shared.not_finite) {
     if (worker.rank == 0) {

@@ -13,6 +13,9 @@ namespace reformer {
 // together, for the caches and for the memory.
 constexpr int64_t kLargestOfMany = int64_t(16) << 20;
 
+// Tokens that a thread passes through at a time.
+constexpr int64_t kTokens = 512;
+
 // Runs body(worker, row, shared, own) for every (batch, head) row. Shared::carve gives the
 // scratch of one head, Own::carve that of one thread.
 template <class Shared, class Own, class Body>

@@ -92,11 +92,9 @@ class SpanForward {
 
   // After the last round. What was summed in records becomes results in the tokens' own order:
   // written from front to back, not all over the tensor.
-  void finish_tokens(const Worker& worker) {
-    if (!shared_.total.data) return;
-    const int64_t end = worker.end(a_.length);
-    for (int64_t token = worker.begin(a_.length); token < end; ++token) {
-      if (token + kSoon < end) prefetch_row(sums_(token + kSoon), padded_ * 4);
+  void finish_tokens(int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      if (token + kSoon < a_.length) prefetch_row(sums_(token + kSoon), padded_ * 4);
       finish_token(token, shared_.top[token], shared_.mass[token], sums_(token));
     }
   }
@@ -256,18 +254,23 @@ void forward_rounds(Worker& worker, const Head& head, const SharedScratch& share
     for (int64_t round = 0; round < head.a.rounds; ++round) {
       SpanForward<typename decltype(rule)::type, typename decltype(dropout)::type> attend(
           head, shared, own, round);
-      for (int64_t b = worker.rank; b < blocks.count(); b += worker.size)
+      worker.share(blocks.count(), [&](int64_t b) {
         for_each_span(head, round, blocks.begin(b), blocks.end(b), attend);
-      worker.barrier();
-      if (round == head.a.rounds - 1) attend.finish_tokens(worker);
+      });
+      if (round == head.a.rounds - 1 && shared.total.data)
+        worker.share(head.a.length, kTokens, [&](int64_t begin, int64_t end) {
+          attend.finish_tokens(begin, end);
+        });
     }
-    worker.barrier();
   });
 }
 
 void forward_head(Worker& worker, Head& head, const SharedScratch& shared, OwnScratch& own) {
   if (worker.rank == 0) *shared.not_finite = 0;
-  head.prepare(worker, own.rows);
+  head.tabulate_rounds(worker);
+  worker.share(head.a.length, kTokens, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) head.fill_record(token, own.rows);
+  });
   forward_rounds(worker, head, shared, own);
   if (*shared.not_finite) {
     if (worker.rank == 0) find_bad(head, own.rows);

@@ -71,6 +71,8 @@ void write_buckets(void* buckets, int64_t at, const int64_t* hashed, int64_t cou
   for (int64_t i = 0; i < count; ++i) static_cast<Bucket*>(buckets)[at + i] = Bucket(hashed[i]);
 }
 
+constexpr int64_t kTilesAtOnce = 32;
+
 // Scratch of one thread.
 struct Own {
   float *rows, *columns;  // a tile of tokens: [kTile][padded K], and transposed
@@ -123,14 +125,14 @@ int64_t hash_vectors(const Hashing& h) {
   std::vector<Own> own;
   for (int i = 0; i < threads; ++i) own.push_back(Own::carve(memory, h));
   parallel(threads, [&](Worker worker) {
-    for (int64_t head = worker.rank; head < h.heads; head += worker.size)
-      pack_rotations(h, head, packed + head * head_size);
-    worker.barrier();
-    const int64_t per_row = (h.length + kTile - 1) / kTile, tiles = rows * per_row;
-    for (int64_t t = worker.begin(tiles); t < worker.end(tiles); ++t) {
-      const int64_t row = t / per_row;
-      hash_tile(h, row, t % per_row * kTile, packed + row % h.heads * head_size, own[worker.rank]);
-    }
+    worker.share(h.heads,
+                 [&](int64_t head) { pack_rotations(h, head, packed + head * head_size); });
+    const int64_t per_row = (h.length + kTile - 1) / kTile;
+    worker.share(rows * per_row, kTilesAtOnce, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        hash_tile(h, t / per_row, t % per_row * kTile,
+                  packed + t / per_row % h.heads * head_size, own[worker.rank]);
+    });
   });
   return kDone;
 }

@@ -125,16 +125,27 @@ struct Head {
                            : reinterpret_cast<const int32_t*>(codes)[token];
   }
 
-  // Fills the tables, save `bad`; row_scratch holds one padded row. Ends with a barrier.
-  void prepare(Worker& worker, float* row_scratch) const {
-    for (int64_t round = worker.rank; round < a.rounds; round += worker.size) {
+  // Fills the tables of the rounds.
+  void tabulate_rounds(Worker& worker) const {
+    worker.share(a.rounds, [&](int64_t round) {
       if (tables.order) narrow_order(round);
       if (tables.runs.data) tabulate_places(round);
       if (tables.starts) find_starts(round);
-    }
-    for (int64_t token = worker.begin(a.length); token < worker.end(a.length); ++token)
-      fill_record(token, row_scratch);
-    worker.barrier();
+    });
+  }
+  // Fills what rounds share of a token's record; row_scratch holds one padded row.
+  void fill_record(int64_t token, float* row_scratch) const {
+    copy_row(a.query, token, tables.query, token);
+    copy_row(a.key, token, tables.key, token);
+    if (const int64_t from = source(token); from >= 0)
+      copy_row(a.value, from, tables.value, token);
+    else
+      std::memset(tables.value(token), 0, size_t(row_bytes(a)));
+    for (int64_t r = 0; tables.codes.data && !tables.runs.data && r < a.rounds; ++r)
+      tables.codes(token)[r] = static_cast<int32_t>(code(r, token));
+    if (!a.shares_key()) return;
+    load_raw(query(token), 1.0f, row_scratch);
+    tables.inverse[token] = inverse_norm(row_scratch);
   }
 
  private:
@@ -183,19 +194,6 @@ struct Head {
     });
   }
 
-  void fill_record(int64_t token, float* row_scratch) const {
-    copy_row(a.query, token, tables.query, token);
-    copy_row(a.key, token, tables.key, token);
-    if (const int64_t from = source(token); from >= 0)
-      copy_row(a.value, from, tables.value, token);
-    else
-      std::memset(tables.value(token), 0, size_t(row_bytes(a)));
-    for (int64_t r = 0; tables.codes.data && !tables.runs.data && r < a.rounds; ++r)
-      tables.codes(token)[r] = static_cast<int32_t>(code(r, token));
-    if (!a.shares_key()) return;
-    load_raw(query(token), 1.0f, row_scratch);
-    tables.inverse[token] = inverse_norm(row_scratch);
-  }
   void copy_row(const Strided& tensor, int64_t from, const PerToken<char>& to,
                 int64_t token) const {
     if (to.data) std::memcpy(to(token), tensor.at(batch, head, from), size_t(row_bytes(a)));

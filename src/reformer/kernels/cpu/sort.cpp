@@ -17,7 +17,6 @@ constexpr int64_t kMostDigits = 1 << 16;
 
 struct Scratch {
   int32_t *tokens, *sorted, *counts;
-  int64_t* buckets;
 };
 
 // Segment ids of one sequence become 0, 1, … in their order, -1 for padding.
@@ -61,9 +60,9 @@ void sort_by(Scratch& s, int64_t count, int64_t largest, const Key& key) {
   }
 }
 
-template <class Index>
+template <class Index, class Bucket>
 void write_order(const Sorting& a, int64_t row, const Scratch& s, int64_t real,
-                 const int32_t* segments) {
+                 const Bucket* buckets, const int32_t* segments) {
   Index* order = static_cast<Index*>(a.order) + row * a.length;
   Index* code = static_cast<Index*>(a.code) + row * a.length;
   int64_t run = -1;
@@ -72,7 +71,7 @@ void write_order(const Sorting& a, int64_t row, const Scratch& s, int64_t real,
     bool starts = p == 0 || p >= real;  // every padding token is a run of its own
     if (!starts) {
       const int32_t before = s.tokens[p - 1];
-      starts = s.buckets[before] != s.buckets[token] ||
+      starts = buckets[before] != buckets[token] ||
                (segments && segments[before] != segments[token]);
     }
     run += starts;
@@ -82,57 +81,59 @@ void write_order(const Sorting& a, int64_t row, const Scratch& s, int64_t real,
 }
 
 template <class Bucket>
-void copy_buckets(const Sorting& a, int64_t row, int64_t* to) {
-  const Bucket* from = static_cast<const Bucket*>(a.buckets) + row * a.length;
-  for (int64_t i = 0; i < a.length; ++i) to[i] = int64_t(from[i]);
-}
-
 void sort_row(const Sorting& a, int64_t row, Scratch s, const int32_t* segments) {
-  switch (a.bucket_bytes) {
-    case 1: a.is_unsigned ? copy_buckets<uint8_t>(a, row, s.buckets)
-                          : copy_buckets<int8_t>(a, row, s.buckets); break;
-    case 2: copy_buckets<int16_t>(a, row, s.buckets); break;
-    case 4: copy_buckets<int32_t>(a, row, s.buckets); break;
-    default: copy_buckets<int64_t>(a, row, s.buckets);
-  }
-  int64_t real = 0, padding = a.length, largest = 0, last_segment = 0;
+  const Bucket* buckets = static_cast<const Bucket*>(a.buckets) + row * a.length;
+  int64_t real = 0, largest = 0, last_segment = 0;
   for (int64_t i = 0; i < a.length; ++i) {
     if (segments && segments[i] < 0) continue;
     s.tokens[real++] = int32_t(i);
-    largest = std::max(largest, s.buckets[i]);
+    largest = std::max(largest, int64_t(buckets[i]));
     if (segments) last_segment = std::max<int64_t>(last_segment, segments[i]);
   }
-  sort_by(s, real, largest, [&](int32_t token) { return s.buckets[token]; });
+  sort_by(s, real, largest, [&](int32_t token) { return int64_t(buckets[token]); });
   sort_by(s, real, last_segment, [&](int32_t token) { return int64_t(segments[token]); });
-  padding = real;
+  int64_t padding = real;
   for (int64_t i = 0; segments && i < a.length; ++i)
     if (segments[i] < 0) s.tokens[padding++] = int32_t(i);
   if (a.is_wide)
-    write_order<int64_t>(a, row, s, real, segments);
+    write_order<int64_t>(a, row, s, real, buckets, segments);
   else
-    write_order<int32_t>(a, row, s, real, segments);
+    write_order<int32_t>(a, row, s, real, buckets, segments);
+}
+
+// In the integer type of the buckets.
+void sort_row(const Sorting& a, int64_t row, const Scratch& s, const int32_t* segments) {
+  switch (a.bucket_bytes) {
+    case 1: return a.is_unsigned ? sort_row<uint8_t>(a, row, s, segments)
+                                 : sort_row<int8_t>(a, row, s, segments);
+    case 2: return sort_row<int16_t>(a, row, s, segments);
+    case 4: return sort_row<int32_t>(a, row, s, segments);
+    default: sort_row<int64_t>(a, row, s, segments);
+  }
 }
 
 int64_t sort_tokens(const Sorting& a) {
   const int threads = int(std::clamp<int64_t>(a.threads, 1, 1024));
   const int64_t rows = a.batch * a.heads * a.rounds, per_batch = a.heads * a.rounds;
-  const int64_t own = 2 * a.length * 4 + kMostDigits * 4 + a.length * 8 + 4 * 64;
-  Arena memory(threads * own + a.batch * a.length * 4 + 64);
+  const int64_t num_ids = a.segment_ids ? a.batch * a.length : 0;
+  const int64_t own = 2 * a.length * 4 + kMostDigits * 4 + 3 * 64;
+  Arena memory(threads * own + num_ids * (8 + 4) + 2 * 64);
   if (!memory.has_memory()) return kNoMemory;
   std::vector<Scratch> scratch;
   for (int i = 0; i < threads; ++i)
     scratch.push_back({memory.take<int32_t>(a.length), memory.take<int32_t>(a.length),
-                       memory.take<int32_t>(kMostDigits), memory.take<int64_t>(a.length)});
-  int32_t* segments = a.segment_ids ? memory.take<int32_t>(a.batch * a.length) : nullptr;
+                       memory.take<int32_t>(kMostDigits)});
+  int64_t* distinct = memory.take<int64_t>(num_ids);
+  int32_t* segments = memory.take<int32_t>(num_ids);
   parallel(threads, [&](Worker worker) {
-    const Scratch& own_scratch = scratch[worker.rank];
-    for (int64_t b = worker.rank; segments && b < a.batch; b += worker.size)
-      rank_segments(a.segment_ids + b * a.length, a.length, own_scratch.buckets,
+    worker.share(segments ? a.batch : 0, [&](int64_t b) {
+      rank_segments(a.segment_ids + b * a.length, a.length, distinct + b * a.length,
                     segments + b * a.length);
-    worker.barrier();
-    for (int64_t row = worker.rank; row < rows; row += worker.size)
-      sort_row(a, row, own_scratch,
+    });
+    worker.share(rows, [&](int64_t row) {
+      sort_row(a, row, scratch[worker.rank],
                segments ? segments + row / per_batch * a.length : nullptr);
+    });
   });
   return kDone;
 }

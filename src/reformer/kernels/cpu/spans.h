@@ -18,8 +18,8 @@ constexpr int kKeys = 96;
 static_assert(kKeys % kGroup == 0, "a key block is made of whole groups");
 
 struct QueryTile {
-  int64_t begin, end;          // places of the queries
-  int64_t key_begin, key_end;  // window rule: places of the keys
+  int64_t begin, end;                  // places of the queries
+  int64_t key_begin = 0, key_end = 0;  // window rule: places of the keys
 };
 
 struct Span {

@@ -46,7 +46,7 @@ inline PerToken<char> upstream_of(const Head& head, const TokenGradients& s) {
   return s.upstream.data ? s.upstream : rows_of<char>(head.a.grad_out, head.batch, head.head);
 }
 
-// Per token: before the rounds, offsets and zeros; after them, what is left to add.
+// Per token: before the rounds, its record, offset and zeros; after them, what is left to add.
 class TokenPass {
  public:
   TokenPass(const Head& head, const TokenGradients& shared, float* scratch)
@@ -56,25 +56,31 @@ class TokenPass {
     static_assert(3 + 2 * kTogether <= kSpan, "the rows of the scratch");
   }
 
-  void prepare(const Worker& worker) {
-    const int64_t end = worker.end(a_.length);
-    for (int64_t token = worker.begin(a_.length); token < end; token += kTogether) {
+  void prepare(int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; token += kTogether) {
       const int64_t count = std::min(kTogether, end - token);
       float offsets[kTogether];
-      for (int64_t i = 0; i < count; ++i) load_outcome(token + i, i);
+      for (int64_t i = 0; i < count; ++i) {
+        head_.fill_record(token + i, query_);
+        load_outcome(token + i, i);
+      }
       // A query that sees one key takes its whole value: its do . o is then do . v exactly.
       dots_in_order<kTogether>(up_, out_, padded_, offsets);
       for (int64_t i = 0; i < count; ++i) prepare(token + i, offsets[i]);
     }
   }
 
-  void finish(const Worker& worker) {
-    const int64_t end = worker.end(a_.length);
-    for (int64_t token = worker.begin(a_.length); token < end; ++token) finish(token);
+  void finish(int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      if (shared_.query.data && token + kSoon < a_.length)
+        prefetch_row(shared_.tables.record(token + kSoon), shared_.tables.record.stride);
+      finish(token);
+    }
   }
 
  private:
   static constexpr int64_t kTogether = 8;
+  static constexpr int64_t kSoon = 8;  // tokens from asking for a record to its use
 
   void load_outcome(int64_t token, int64_t slot) {
     const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
