@@ -81,8 +81,9 @@ _KINDS: Mapping[str, Kind] = {
     "buckets-sixteenth": _buckets(16),
     "window-128": _lsh(num_hashes=2, window_length=128),
     "window-256": _lsh(num_hashes=1, window_length=256),
-    # How scores are scaled.
+    # How scores are scaled, and pairs dropped in training: the same ones in every round.
     "scale-eighth": _lsh(score_scale=0.125),
+    "dropout-tenth": _lsh(dropout=0.1),
 }
 
 
@@ -102,11 +103,10 @@ def _everywhere(layer: Layer) -> Variant:
     return lambda length: language_model(length, (layer,) * 4)
 
 
-def _two_axial(length: int) -> ReformerConfig:
-    """Positions from the axial tables alone, as strong as the tokens."""
-    lsh = LSH(values="next")
-    layers = (Local(window_length=16), lsh, Local(window_length=32), lsh)
-    return dataclasses.replace(language_model(length, layers), position_scale=1.0)
+def _axial(*windows: int | None) -> Variant:
+    """Positions from the axial tables alone, as strong as the tokens. None: LSH."""
+    layers = tuple(LSH(values="next") if w is None else Local(window_length=w) for w in windows)
+    return lambda length: dataclasses.replace(language_model(length, layers), position_scale=1.0)
 
 
 def _float_streams(length: int) -> ReformerConfig:
@@ -116,7 +116,8 @@ def _float_streams(length: int) -> ReformerConfig:
 VARIANTS: dict[str, Variant] = {
     **{name: _one_far(kind) for name, kind in _KINDS.items()},
     **{f"two-{name}": _two_far(kind) for name, kind in _KINDS.items()},
-    "two-axial": _two_axial,
+    "axial": _axial(16, 256, None, 32),
+    "two-axial": _axial(16, None, 32, None),
     "lsh-everywhere": _everywhere(LSH(values="next")),
     "lsh-float-streams": _float_streams,
     "exact-everywhere": _everywhere(Full(rotary_base=ROTARY)),

@@ -37,31 +37,26 @@ void pack_rotations(const Hashing& h, int64_t head, float* packed) {
       packed[i * h.width + k] = i < count ? from[k * count + i] : 0.0f;
 }
 
-// The largest and the smallest projection so far and where they were first met, for some lanes.
-struct Extremes {
-  Floats high = splat(-INFINITY), low = splat(INFINITY);
-  Ints high_at{}, low_at{};
-
-  REFORMER_INLINE void meet(Floats x, int32_t at) {
-    const Ints above = x > high, below = x < low;
-    high = select(above, x, high);
-    low = select(below, x, low);
-    high_at = select(above, splat(at), high_at);
-    low_at = select(below, splat(at), low_at);
-  }
-  // argmax of [x ; -x], the first of equals.
-  REFORMER_INLINE Ints argmax(int32_t count) const {
-    return select(-low > high, low_at + count, high_at);
-  }
-};
-
-// hashed[lane] += stride * argmax over one factor's projections, [count][kTile].
+// hashed[lane] += stride * argmax of [x ; -x], the first of equals, over one factor's projections x,
+// [count][kTile]. What is largest is found first and where it stands second: less work than both
+// at once.
 void hash_factor(const float* projections, int64_t count, int64_t stride, int64_t* hashed) {
   for (int lane = 0; lane < kTile; lane += kLanes) {
-    Extremes extremes;
-    for (int64_t i = 0; i < count; ++i)
-      extremes.meet(load(projections + i * kTile + lane), int32_t(i));
-    const Ints found = extremes.argmax(int32_t(count));
+    const float* x = projections + lane;
+    Floats high = load(x), low = high;
+    for (int64_t i = 1; i < count; ++i) {
+      high = larger(load(x + i * kTile), high);
+      low = smaller(load(x + i * kTile), low);
+    }
+    const Ints is_low = -low > high;
+    const Floats wanted = select(is_low, low, high);
+    Ints at{}, found{};
+    at += int32_t(count);
+    for (int64_t i = count - 1; i >= 0; --i) {
+      at -= 1;
+      found = select(load(x + i * kTile) == wanted, at, found);
+    }
+    found += is_low & splat(int32_t(count));
     for (int i = 0; i < kLanes; ++i) hashed[lane + i] += stride * found[i];
   }
 }

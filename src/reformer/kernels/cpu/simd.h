@@ -68,6 +68,14 @@ REFORMER_INLINE Floats larger(Floats a, Floats b) {
 #endif
 }
 
+REFORMER_INLINE Floats smaller(Floats a, Floats b) {
+#if defined(__AVX2__) && REFORMER_VECTOR_BYTES == 32
+  return _mm256_min_ps(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 REFORMER_INLINE bool any(Ints mask) {
 #if defined(__AVX2__) && REFORMER_VECTOR_BYTES == 32
   return _mm256_movemask_epi8((__m256i)mask) != 0;
