@@ -67,7 +67,14 @@ def test_another_config_is_refused(saved):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 1}, {"format": 3}, {"checksum": "0"}, {"undo_length": "9"}, {"undo_length": -1}],
+    [
+        {"format": 1},
+        {"format": 2},
+        {"format": 4},
+        {"checksum": "0"},
+        {"undo_length": "9"},
+        {"undo_length": -1},
+    ],
     ids=str,
 )
 def test_a_wrong_description_is_refused(saved, change):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from reformer.interop import lucidrains
 from reformer.interop.errors import ConversionError
-from reformer.ops.hashing import draw_rotations
+from reformer.ops.hashing import Rotations, published_rotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
 SETTINGS = {
@@ -37,7 +37,8 @@ class _SharedRotations:
 
     def __call__(self, shape, dtype, device):
         factors = self.layer.num_buckets
-        one = draw_rotations(1, self.config.head_size, self.layer.num_hashes, factors, 5)
+        size, rounds = self.config.head_size, self.layer.num_hashes
+        one = published_rotations(1, size, rounds, factors, 5).matrix
         assert tuple(shape) == tuple(one.shape)
         return one
 
@@ -65,9 +66,11 @@ def test_logits_equal_theirs(changes, monkeypatch):
         module = importlib.import_module(hashing.__module__)
         monkeypatch.setattr(module, "torch", _With(module.torch, randn=rotations))
         for block in ours.reformer.blocks:
-            block.attention.draw = lambda heads, size, rounds, factors, seed: rotations(
-                (1, size, rounds, sum(factors) // 2), None, None
-            ).expand(heads, -1, -1, -1)
+            block.attention.draw = lambda heads, size, rounds, factors, seed: Rotations(
+                rotations((1, size, rounds, sum(factors) // 2), None, None).expand(
+                    heads, -1, -1, -1
+                )
+            )
     with torch.no_grad():
         expected, found = theirs(ids), ours(ids).logits
     several = not changes.get("use_full_attn") and changes.get("n_hashes", 1) > 1

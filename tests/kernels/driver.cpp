@@ -42,7 +42,7 @@ struct Inputs {
   Shape shape;
   reformer::Attention attention{};  // the settings; pointers are set in `run`
   Tensor<float> query, key, value, upstream, grad_lse;
-  std::vector<float> rotations;
+  std::vector<float> rotations, signs;
   std::vector<int64_t> factors, segments;
   bool shares_key, has_segments;
 
@@ -83,6 +83,12 @@ Inputs random_inputs(unsigned seed) {
   in.rotations.resize(
       size_t(in.shape.heads * in.shape.width * in.shape.rounds * (in.factors[0] + in.factors[1]) / 2));
   for (float& x : in.rotations) x = normal(random);
+  // Enough blocks for every round, where there is a fast product.
+  const int64_t width = in.shape.width, projections = (in.factors[0] + in.factors[1]) / 2;
+  if ((width == 16 || width == 64) && below(2))
+    in.signs.resize(size_t(
+        in.shape.heads * width * (2 + in.shape.rounds * ((projections + width - 1) / width))));
+  for (float& x : in.signs) x = below(2) ? 1.0f : -1.0f;
   in.segments.resize(size_t(in.shape.batch * in.shape.length));
   for (int64_t& id : in.segments) id = below(4) - 1;
   in.shares_key = below(2);
@@ -105,9 +111,11 @@ Inputs random_inputs(unsigned seed) {
 Results run(Inputs& in, int64_t threads) {
   const Shape& s = in.shape;
   Results r(s);
-  reformer::Hashing hashing{in.query.view(), in.rotations.data(), r.buckets.data.data(),
-                            in.factors.data(), 2, 1, s.batch, s.heads, s.length, s.width, s.rounds,
-                            0, threads};
+  const auto num_signs = int64_t(in.signs.size()) / (s.heads * s.width);
+  reformer::Hashing hashing{in.query.view(), in.rotations.data(),
+                            num_signs ? in.signs.data() : nullptr, r.buckets.data.data(),
+                            in.factors.data(), num_signs, 2, 1, s.batch, s.heads, s.length,
+                            s.width, s.rounds, 0, threads};
   reformer::Sorting sorting{r.buckets.data.data(), in.has_segments ? in.segments.data() : nullptr,
                             r.order.data.data(), r.code.data.data(), 1, 1, 0, s.batch, s.heads,
                             s.length, s.rounds, in.attention.window, threads};

@@ -65,6 +65,8 @@ def test_offsets_beyond_32_bits(build: str) -> None:
         out, lse = cpu.attention(query, None, value, *rest)
         grads = cpu.attention_backward(upstream, lse, out, lse, query, None, value, *rest)
         rotations = torch.ones(1, width, 1, 4)
-        results.append((out, lse, grads[0], grads[2], cpu.hash_vectors(query, rotations, [8])))
+        results.append(
+            (out, lse, grads[0], grads[2], cpu.hash_vectors(query, rotations, None, [8]))
+        )
     for found, wanted in zip(*results, strict=True):
         assert torch.equal(found, wanted)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reformer.kernels import cpu
-from reformer.ops.hashing import draw_rotations, hash_vectors_torch
+from reformer.ops.hashing import Rotations, draw_rotations, hash_vectors_torch
 from reformer.ops.order import sort_tokens_torch
 
 
@@ -17,12 +17,12 @@ def projections(vectors: Tensor, rotations: Tensor) -> Tensor:
     return torch.einsum("bhlk,hkrp->bhrlp", vectors.double(), rotations.double())
 
 
-def assert_hashed(vectors: Tensor, rotations: Tensor, factors: list[int]) -> None:
+def assert_hashed(vectors: Tensor, rotations: Rotations, factors: list[int]) -> None:
     """Every factor of every bucket is the largest projection, to rounding."""
-    found = cpu.hash_vectors(vectors, rotations, factors)
-    reference = hash_vectors_torch(vectors, rotations, factors)
+    found = cpu.hash_vectors(vectors, *rotations, factors)
+    reference = hash_vectors_torch(vectors, *rotations, factors)
     assert found.dtype == reference.dtype and found.shape == reference.shape
-    projected, offset, rest = projections(vectors, rotations), 0, found.long()
+    projected, offset, rest = projections(vectors, rotations.matrix), 0, found.long()
     assert (rest >= 0).all() and (rest < math.prod(factors)).all()
     for factor in factors:
         part = projected[..., offset : offset + factor // 2]
@@ -37,13 +37,23 @@ def assert_hashed(vectors: Tensor, rotations: Tensor, factors: list[int]) -> Non
 @pytest.mark.parametrize("factors", [[2], [4], [14], [128], [8, 6], [64, 32], [16, 4, 10], [500]])
 def test_buckets_are_the_largest_projections(build: str, factors: list[int]) -> None:
     for seed, (batch, heads, length, width, rounds) in enumerate(
-        [(1, 1, 1, 1, 1), (2, 3, 33, 20, 2), (1, 2, 100, 64, 3), (1, 1, 50, 130, 1)]
+        [
+            (1, 1, 1, 1, 1),
+            (2, 3, 33, 20, 2),
+            (1, 2, 100, 64, 3),
+            (1, 1, 50, 130, 1),
+            (2, 2, 40, 16, 5),
+            (1, 3, 17, 32, 2),
+            (1, 1, 30, 128, 9),
+            (1, 2, 16, 256, 1),
+        ]
     ):
         generator = torch.Generator().manual_seed(seed)
         vectors = torch.randn(batch, length, heads, width, generator=generator).transpose(1, 2)
         rotations = draw_rotations(heads, width, rounds, tuple(factors), seed=seed)
         assert_hashed(vectors, rotations, factors)
         assert_hashed(vectors.bfloat16(), rotations, factors)
+        assert_hashed(vectors, Rotations(rotations.matrix), factors)
 
 
 def test_of_equal_projections_the_first_wins(build: str) -> None:
@@ -52,25 +62,27 @@ def test_of_equal_projections_the_first_wins(build: str) -> None:
     vectors = torch.randint(-1, 2, (1, 2, 200, 8), generator=generator).float()
     rotations = torch.randint(-1, 2, (2, 8, 3, 10), generator=generator).float()
     for factors in ([20], [4, 16], [8, 12]):
-        found = cpu.hash_vectors(vectors, rotations, factors)
-        assert torch.equal(found, hash_vectors_torch(vectors, rotations, factors))
-    assert not cpu.hash_vectors(torch.zeros(1, 2, 5, 8), rotations, [20]).any()
+        found = cpu.hash_vectors(vectors, rotations, None, factors)
+        assert torch.equal(found, hash_vectors_torch(vectors, rotations, None, factors))
+    assert not cpu.hash_vectors(torch.zeros(1, 2, 5, 8), rotations, None, [20]).any()
 
 
-def test_a_bucket_depends_on_its_vector_alone(build: str) -> None:
+@pytest.mark.parametrize("width", [24, 64])
+def test_a_bucket_depends_on_its_vector_alone(build: str, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(3, 2, 70, 24, generator=generator)
-    rotations = draw_rotations(2, 24, 4, (16, 8), seed=1)
-    whole = cpu.hash_vectors(vectors, rotations, [16, 8])
+    vectors = torch.randn(3, 2, 70, width, generator=generator)
+    rotations = draw_rotations(2, width, 4, (16, 8), seed=1)
+    whole = cpu.hash_vectors(vectors, *rotations, [16, 8])
     for begin, end in ((0, 1), (3, 20), (69, 70)):
-        part = cpu.hash_vectors(vectors[1:2, :, begin:end], rotations, [16, 8])
+        part = cpu.hash_vectors(vectors[1:2, :, begin:end], *rotations, [16, 8])
         assert torch.equal(part, whole[1:2, :, :, begin:end])
 
 
-def test_vectors_that_are_not_finite_land_in_valid_buckets(build: str) -> None:
-    vectors = torch.tensor([math.nan, math.inf, -math.inf, 1e38]).expand(8, 4).T
-    rotations = draw_rotations(1, 8, 5, (6, 4), seed=0)
-    found = cpu.hash_vectors(vectors[None, None], rotations, [6, 4]).long()
+@pytest.mark.parametrize("width", [8, 16])
+def test_vectors_that_are_not_finite_land_in_valid_buckets(build: str, width: int) -> None:
+    vectors = torch.tensor([math.nan, math.inf, -math.inf, 1e38]).expand(width, 4).T
+    rotations = draw_rotations(1, width, 5, (6, 4), seed=0)
+    found = cpu.hash_vectors(vectors[None, None], *rotations, [6, 4]).long()
     assert (found >= 0).all() and (found < 24).all()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reformer.kernels import cpu
 from reformer.ops.attention import Dropout, Visibility
+from reformer.ops.hashing import draw_rotations
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs mmap and mprotect")
 
@@ -78,13 +79,17 @@ def test_attention(
     _alive.clear()
 
 
-@pytest.mark.parametrize("width", [1, 3, 8, 20, 64])
+@pytest.mark.parametrize("width", [1, 3, 8, 16, 20, 64])
 def test_hashing(build: str, at_end: bool, width: int) -> None:
     generator = torch.Generator().manual_seed(width)
     for length, dtype in ((1, torch.float32), (17, torch.bfloat16), (40, torch.float32)):
         vectors = guarded(torch.randn(1, 2, length, width, generator=generator).to(dtype), at_end)
         rotations = guarded(torch.randn(2, width, 3, 7, generator=generator), at_end)
-        cpu.hash_vectors(vectors, rotations, [4, 10])
+        cpu.hash_vectors(vectors, rotations, None, [4, 10])
+        if width >= 16 and width & (width - 1) == 0:
+            signs = draw_rotations(2, width, 3, (4, 10), seed=0).signs
+            assert signs is not None
+            cpu.hash_vectors(vectors, rotations, guarded(signs, at_end), [4, 10])
     _alive.clear()
 
 

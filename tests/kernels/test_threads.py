@@ -8,6 +8,7 @@ from torch import Tensor
 
 from reformer.kernels import cpu
 from reformer.ops.attention import Dropout, Visibility
+from reformer.ops.hashing import draw_rotations
 
 LENGTH = 5000  # several blocks for the threads to share, and a part of one
 
@@ -60,14 +61,15 @@ def test_attention(build: str, heads: int, visibility: Visibility) -> None:
     assert_same_bits(both_passes)
 
 
-def test_hashing_and_sorting(build: str) -> None:
+@pytest.mark.parametrize("width", [20, 32])
+def test_hashing_and_sorting(build: str, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(1, 3, 333, 20, generator=generator)
-    rotations = torch.randn(3, 20, 5, 10, generator=generator)
+    vectors = torch.randn(1, 3, 333, width, generator=generator)
+    rotations = draw_rotations(3, width, 5, (4, 16), seed=0)
     segments = torch.randint(-1, 3, (1, 333), generator=generator)
 
     def hash_and_sort() -> tuple[Tensor, ...]:
-        buckets = cpu.hash_vectors(vectors, rotations, [4, 16])
+        buckets = cpu.hash_vectors(vectors, *rotations, [4, 16])
         return buckets, *cpu.sort_tokens(buckets, segments, 8)
 
     assert_same_bits(hash_and_sort)

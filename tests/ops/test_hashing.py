@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reformer.ops.hashing import (
     DrawRotations,
+    Rotations,
     bucket_factors,
     default_num_buckets,
     draw_rotations,
+    first_projections,
     hash_vectors,
     published_rotations,
     smallest_integer,
@@ -19,9 +22,9 @@ from reformer.ops.hashing import (
 from reformer.ops.lsh_attention import hash_buckets
 
 
-def buckets_by_loop(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> np.ndarray:
+def buckets_by_loop(vectors: Tensor, rotations: Rotations, factors: tuple[int, ...]) -> np.ndarray:
     """h(x) = argmax([x G; -x G]) for every factor, one vector at a time in float64."""
-    x, g = vectors.double().numpy(), rotations.double().numpy()
+    x, g = vectors.double().numpy(), rotations.matrix.double().numpy()
     batch, heads, length, _ = x.shape
     rounds = g.shape[2]
     buckets = np.zeros((batch, heads, rounds, length), dtype=np.int64)
@@ -91,10 +94,11 @@ def test_a_seed_names_the_buckets_and_the_global_generator_stays_where_it_was() 
 
 
 def test_published_rotations_are_normal_and_independent_between_seeds_heads_and_rounds() -> None:
-    first = published_rotations(4, 32, 4, (64,), seed=0)
+    first = published_rotations(4, 32, 4, (64,), seed=0).matrix
     assert first.dtype == torch.float32 and first.shape == (4, 32, 4, 32)
     assert abs(float(first.mean())) < 0.03 and abs(float(first.std()) - 1) < 0.03
-    assert_independent([published_rotations(4, 32, 4, (64,), seed=seed) for seed in range(3)])
+    draws = [published_rotations(4, 32, 4, (64,), seed=seed).matrix for seed in range(3)]
+    assert_independent(draws)
 
 
 def assert_independent(draws: list[torch.Tensor]) -> None:
@@ -106,31 +110,67 @@ def assert_independent(draws: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("factors", [(64,), (8, 8), (32, 16, 16)])
 def test_rotations_are_of_one_length_and_independent(factors: tuple[int, ...]) -> None:
-    draws = [draw_rotations(4, 32, 4, factors, seed=seed) for seed in range(3)]
-    assert draws[0].dtype == torch.float32 and draws[0].shape == (4, 32, 4, sum(factors) // 2)
+    draws = [draw_rotations(4, 24, 4, factors, seed=seed).matrix for seed in range(3)]
+    assert draws[0].dtype == torch.float32 and draws[0].shape == (4, 24, 4, sum(factors) // 2)
     assert torch.allclose(draws[0].norm(dim=1), torch.ones(4, 4, sum(factors) // 2))
     assert_independent(draws)
 
 
+@pytest.mark.parametrize("width", [24, 32])
 @pytest.mark.parametrize(("factors", "whole"), [((8, 8), 8), ((32, 16, 16), 32), ((16,) * 6, 48)])
 def test_rotations_of_several_factors_stand_at_right_angles(
-    factors: tuple[int, ...], whole: int
+    width: int, factors: tuple[int, ...], whole: int
 ) -> None:
-    """As many of them as the head is wide, 32: the next ones begin anew."""
-    rotations = draw_rotations(2, 32, 3, factors, seed=1)
-    for part in rotations.transpose(1, 2).split(32, dim=-1):
-        width = part.shape[-1]
-        assert torch.allclose(part.mT @ part, torch.eye(width).expand(2, 3, -1, -1), atol=1e-5)
+    """As many of them as the head is wide: the next ones begin anew."""
+    rotations = draw_rotations(2, width, 3, factors, seed=1).matrix
+    for part in rotations.transpose(1, 2).split(width, dim=-1):
+        count = part.shape[-1]
+        assert torch.allclose(part.mT @ part, torch.eye(count).expand(2, 3, -1, -1), atol=1e-5)
     assert rotations.shape[-1] == whole
 
 
-def test_rotations_are_the_same_bits_for_any_number_of_threads() -> None:
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+@pytest.mark.parametrize("factors", [(2,), (14,), (64,), (16, 16), (32, 32, 32), (500,), (1,)])
+def test_rotations_are_the_product_of_their_signs(width: int, factors: tuple[int, ...]) -> None:
+    """S_0 H S_1 H S_b H, whatever fits into a block: by matrices in float64."""
+    matrix, signs = draw_rotations(2, width, 5, factors, seed=3)
+    assert signs is not None and set(signs.unique().tolist()) == {-1.0, 1.0}
+    hadamard = torch.ones(1, 1, dtype=torch.float64)
+    while len(hadamard) < width:
+        hadamard = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double(), hadamard)
+    hadamard /= math.sqrt(width)
+    diagonals, count = torch.diag_embed(signs.double()), sum(factors) // 2
+    shared = diagonals[:, 0] @ hadamard @ diagonals[:, 1] @ hadamard
+    blocks = [shared @ diagonals[:, b] @ hadamard for b in range(2, signs.shape[1])]
+    wanted = torch.cat([shared[..., :0], *blocks], dim=-1)
+    for index, place in enumerate(first_projections(5, count, width)):
+        part = wanted[..., place : place + count]
+        assert torch.allclose(matrix[:, :, index].double(), part, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("factors", [(32,), (128,), (16, 16), (32, 32)])
+def test_one_round_finds_what_another_misses(factors: tuple[int, ...]) -> None:
+    """Rounds of one head share signs. Pairs at a cosine of 0.9 meet in as many rounds as if each
+    were drawn by itself: the number is as spread as a binomial one, or less."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2, 1, 4, 5000, 64, generator=generator)
+    vectors = functional.normalize(drawn[0], dim=-1)
+    noise = drawn[1] - (drawn[1] * vectors).sum(dim=-1, keepdim=True) * vectors
+    close = 0.9 * vectors + math.sqrt(1 - 0.9**2) * functional.normalize(noise, dim=-1)
+    rotations = draw_rotations(4, 64, 8, factors, seed=0)
+    met = hash_vectors(vectors, rotations, factors) == hash_vectors(close, rotations, factors)
+    share, rounds = float(met.float().mean()), met.float().sum(dim=2)
+    assert 0.9 < float(rounds.var()) / (8 * share * (1 - share)) < 1.05
+
+
+@pytest.mark.parametrize("width", [200, 256])
+def test_rotations_are_the_same_bits_for_any_number_of_threads(width: int) -> None:
     before = torch.get_num_threads()
     try:
         draws = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            draws.append(draw_rotations(2, 256, 4, (64, 64, 64), seed=3))
+            draws.append(draw_rotations(2, width, 4, (64, 64, 64), seed=3).matrix)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(draws[0], draws[1]) and torch.equal(draws[0], draws[2])

@@ -50,10 +50,10 @@ def test_attention_takes_heads_in_slices_of_bounded_size(monkeypatch: pytest.Mon
 def test_hashing_makes_no_projection_of_the_whole_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     length, rounds, num_buckets = 4096, 4, 64
     vectors = torch.randn(1, 2, length, 8, generator=torch.Generator().manual_seed(0))
-    rotations = draw_rotations(2, 8, rounds, (num_buckets,), seed=0)
+    rotations = draw_rotations(2, 8, rounds, (num_buckets,), seed=0).matrix
     monkeypatch.setattr("reformer.ops.hashing._SLICE_ELEMENTS", 1 << 14)
     with LargestTensor() as largest:
-        hash_vectors_torch(vectors, rotations, [num_buckets])
+        hash_vectors_torch(vectors, rotations, None, [num_buckets])
     assert largest.elements <= max(2 << 14, vectors.numel())
 
 

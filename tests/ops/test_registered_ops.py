@@ -105,11 +105,11 @@ def backward_samples() -> Iterator[tuple[object, ...]]:
 
 
 def hashing_samples() -> Iterator[tuple[object, ...]]:
-    for factors, batch, dtype in itertools.product(
-        ([8], [4, 6]), (2, 0), (torch.float32, torch.float64, torch.bfloat16)
+    for factors, batch, dtype, width in itertools.product(
+        ([8], [4, 6]), (2, 0), (torch.float32, torch.float64, torch.bfloat16), (4, 16)
     ):
-        vectors = torch.randn(batch, 7, 3, 4).to(dtype).transpose(1, 2)
-        yield (vectors, draw_rotations(3, 4, 2, tuple(factors), seed=0), factors, "torch")
+        vectors = torch.randn(batch, 7, 3, width).to(dtype).transpose(1, 2)
+        yield (vectors, *draw_rotations(3, width, 2, tuple(factors), seed=0), factors, "torch")
 
 
 def sorting_samples() -> Iterator[tuple[object, ...]]:

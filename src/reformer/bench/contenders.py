@@ -28,11 +28,12 @@ class Shape:
     num_heads: int = 8
     head_size: int = 64
     window_length: int = 64
+    num_sequences: int = 1
 
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """query_key and value [1, H, L, K], normal, the same for every contender."""
+        """query_key and value [B, H, L, K], normal, the same for every contender."""
         rng = torch.Generator().manual_seed(self.length)
-        size = (1, self.num_heads, self.length, self.head_size)
+        size = (self.num_sequences, self.num_heads, self.length, self.head_size)
         return torch.randn(size, generator=rng), torch.randn(size, generator=rng)
 
 

@@ -24,8 +24,9 @@ from reformer.ops.token_store import SegmentedStore
 
 DESCRIPTION_FILE = "cache.json"
 TENSORS_FILE = "cache.safetensors"
-# Buckets hang on how rotations are drawn: those of format 1 were N(0, 1) for every model.
-_FORMAT = 2
+# Buckets hang on how rotations are drawn: those of format 1 were N(0, 1) for every model, those of
+# format 2 no products of signs.
+_FORMAT = 3
 
 
 def save_cache(cache: DecodeCache, folder: str | os.PathLike[str]) -> None:

@@ -7,9 +7,16 @@ A large N is factorised, N = n1 * n2 * …, each factor with its own rotations, 
 
 The paper draws G_r from N(0, 1). Its longer columns win more often, and factors whose columns
 happen to point the same way fill some pairs of buckets and not others: 32 * 32 * 32 buckets then
-hold 2.7 times as many pairs of unrelated tokens as even ones would. Ours are of one length, and
-those of several factors at right angles, so that vectors without a preferred direction fill all
-buckets alike; related ones meet as often as before.
+hold 2.7 times as many pairs of unrelated tokens as even ones would. Ours are of one length and at
+right angles, so that vectors without a preferred direction fill all buckets alike; related ones
+meet as often as before.
+
+Where K is a power of two they are columns of
+
+    S_0 H S_1 H S_b H / K^(3/2),   S diagonal matrices of random signs, H Hadamard's matrix
+
+with a new S_b for every K projections (Andoni et al. 2015, section 6): a fast transform finds K of
+them in K log K additions.
 """
 
 import math
@@ -29,6 +36,25 @@ _LARGEST_WHOLE = 128
 _LARGEST_FACTOR = 32
 # Elements of one slice's projections: 16 MB in float32.
 _SLICE_ELEMENTS = 1 << 22
+
+
+# Narrower heads are hashed by any rotations: there is little to be saved.
+_SMALLEST_FAST = 16
+
+
+class Rotations(NamedTuple):
+    """What hashes the vectors of each head in every round."""
+
+    matrix: Tensor
+    """[H, K, R, sum(factors) / 2], float32."""
+    signs: Tensor | None = None
+    """The same as a product: [H, 2 + B, K] of 1 and -1, float32, the diagonals of S_0, S_1 and of
+    an S_b for each of B blocks of K projections, as ``first_projections`` places them."""
+
+    def to(self, device: torch.device) -> "Rotations":
+        """The same on ``device``."""
+        signs = self.signs
+        return Rotations(self.matrix.to(device), None if signs is None else signs.to(device))
 
 
 class LayerHashing(NamedTuple):
@@ -73,32 +99,68 @@ def smallest_integer(num_buckets: int) -> torch.dtype:
     return torch.int64
 
 
-DrawRotations = Callable[[int, int, int, tuple[int, ...], int], Tensor]
-"""(num_heads, head_size, num_hashes, factors, seed) to rotations [H, K, R, sum(factors) / 2]."""
+DrawRotations = Callable[[int, int, int, tuple[int, ...], int], Rotations]
+"""(num_heads, head_size, num_hashes, factors, seed) to rotations."""
 
 
 def draw_rotations(
     num_heads: int, head_size: int, num_hashes: int, factors: tuple[int, ...], seed: int
-) -> Tensor:
-    """Unit projections [H, K, R, sum(factors) / 2], float32, from a private generator.
+) -> Rotations:
+    """Unit projections from a private generator.
 
-    Those of several factors are orthogonal, as far as ``head_size`` has room for right angles.
+    Those of a round are orthogonal, as far as ``head_size`` has room for right angles; only a
+    single factor's are not where ``head_size`` is no power of two from 16 on.
     """
-    normal = published_rotations(num_heads, head_size, num_hashes, factors, seed)
+    if head_size >= _SMALLEST_FAST and head_size & (head_size - 1) == 0:
+        places = first_projections(num_hashes, sum(factors) // 2, head_size)
+        num_blocks = -(-(places[-1] + sum(factors) // 2) // head_size)
+        normal = _rotations_op([num_heads, 2 + num_blocks, head_size], seed)
+        signs = torch.where(normal < 0, -1.0, 1.0)
+        return Rotations(_multiply(signs, places, sum(factors) // 2), signs)
+    normal = published_rotations(num_heads, head_size, num_hashes, factors, seed).matrix
     if len(factors) == 1:
-        return functional.normalize(normal, dim=1)
-    return _orthonormal_op(normal)
+        return Rotations(functional.normalize(normal, dim=1))
+    return Rotations(_orthonormal_op(normal))
 
 
 def published_rotations(
     num_heads: int, head_size: int, num_hashes: int, factors: tuple[int, ...], seed: int
-) -> Tensor:
-    """The paper's: the same with every number from N(0, 1).
+) -> Rotations:
+    """The paper's: with every number from N(0, 1).
 
     ``seed`` is the generator's own seed, so these are the numbers that Hugging Face's Reformer
     draws for the same ``hash_seed``.
     """
-    return _rotations_op([num_heads, head_size, num_hashes, sum(factors) // 2], seed)
+    return Rotations(_rotations_op([num_heads, head_size, num_hashes, sum(factors) // 2], seed))
+
+
+def first_projections(num_hashes: int, num_projections: int, head_size: int) -> list[int]:
+    """Where each round's projections begin among those of all blocks of ``head_size``.
+
+    A block serves as many rounds as it has room for, or a round takes several whole blocks.
+    """
+    if num_projections > head_size:
+        per_round = -(-num_projections // head_size) * head_size
+        return [index * per_round for index in range(num_hashes)]
+    together = head_size // max(1, num_projections)
+    return [
+        index // together * head_size + index % together * num_projections
+        for index in range(num_hashes)
+    ]
+
+
+def _multiply(signs: Tensor, places: list[int], num_projections: int) -> Tensor:
+    """The matrices of the signs. Sums of ones, scaled at the end: exact but for one rounding."""
+    width = signs.shape[2]
+    hadamard, pair = signs.new_ones(1, 1), signs.new_tensor([[1.0, 1.0], [1.0, -1.0]])
+    while hadamard.shape[0] < width:
+        hadamard = torch.kron(pair, hadamard)
+    with torch.autocast(signs.device.type, enabled=False):
+        shared = (signs[:, 0, :, None] * hadamard * signs[:, 1, None, :]) @ hadamard
+        blocks = (shared[:, None] * signs[:, 2:, None, :]) @ hadamard
+    columns = blocks.transpose(1, 2).flatten(2) * width**-1.5
+    rounds = [columns[:, :, place : place + num_projections] for place in places]
+    return torch.stack(rounds, dim=2)
 
 
 # An operator, because torch.compile cannot make a generator inside a graph.
@@ -133,20 +195,21 @@ def _(rotations: Tensor) -> Tensor:
 
 
 def hash_vectors(
-    vectors: Tensor, rotations: Tensor, factors: tuple[int, ...], *, backend: str = "auto"
+    vectors: Tensor, rotations: Rotations, factors: tuple[int, ...], *, backend: str = "auto"
 ) -> Tensor:
     """Bucket of every vector in every round.
 
-    vectors: [B, H, L, K], float; rotations: [H, K, R, sum(factors) / 2].
+    vectors: [B, H, L, K], float.
     Returns [B, H, R, L] in the smallest integer type that holds the number of buckets.
     Projections are computed in float32 (float64 for float64 input) whatever autocast says;
     of equal projections the first wins; a vector with NaN lands in some valid bucket.
     """
-    _check_hashing(vectors, rotations, factors)
+    matrix, signs = rotations
+    _check_hashing(vectors, matrix, factors)
     if math.prod(factors) == 1:
         batch, heads, length, _ = vectors.shape
-        return vectors.new_zeros((batch, heads, rotations.shape[2], length), dtype=torch.uint8)
-    return _hash_op(vectors.detach(), rotations, list(factors), backend)
+        return vectors.new_zeros((batch, heads, matrix.shape[2], length), dtype=torch.uint8)
+    return _hash_op(vectors.detach(), matrix, signs, list(factors), backend)
 
 
 def _check_hashing(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...]) -> None:
@@ -167,20 +230,28 @@ def _check_hashing(vectors: Tensor, rotations: Tensor, factors: tuple[int, ...])
 
 
 @torch.library.custom_op("reformer::hash_vectors", mutates_args=())
-def _hash_op(vectors: Tensor, rotations: Tensor, factors: list[int], backend: str) -> Tensor:
-    return dispatch.implementation("hash_vectors", backend, vectors)(vectors, rotations, factors)
+def _hash_op(
+    vectors: Tensor, rotations: Tensor, signs: Tensor | None, factors: list[int], backend: str
+) -> Tensor:
+    run = dispatch.implementation("hash_vectors", backend, vectors)
+    buckets: Tensor = run(vectors, rotations, signs, factors)
+    return buckets
 
 
 @_hash_op.register_fake
-def _(vectors: Tensor, rotations: Tensor, factors: list[int], backend: str) -> Tensor:
+def _(
+    vectors: Tensor, rotations: Tensor, signs: Tensor | None, factors: list[int], backend: str
+) -> Tensor:
     batch, heads, length, _ = vectors.shape
     shape = (batch, heads, rotations.shape[2], length)
     return vectors.new_empty(shape, dtype=smallest_integer(math.prod(factors)))
 
 
 @dispatch.register("hash_vectors", "torch")
-def hash_vectors_torch(vectors: Tensor, rotations: Tensor, factors: list[int]) -> Tensor:
-    """The definition, in slices of positions so that [L, R, N] never exists."""
+def hash_vectors_torch(
+    vectors: Tensor, rotations: Tensor, signs: Tensor | None, factors: list[int]
+) -> Tensor:
+    """The definition, in slices of positions so that [L, R, N] never exists; by matrices alone."""
     batch, heads, length, width = vectors.shape
     rounds, projections = rotations.shape[2:]
     dtype = torch.float64 if vectors.dtype == torch.float64 else torch.float32

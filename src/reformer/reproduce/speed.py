@@ -5,6 +5,7 @@ fewer, longer and longer sequences. LSH attention's time should not change; exac
 grows with the length.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,11 +50,10 @@ def _time(lengths: Sequence[int], tokens: int, repeats: int) -> list[Row]:
     # Lengths take turns, so that what else the machine does hits them all alike.
     contenders, works = _contenders(), {}
     for length in lengths:
-        # Sequences are rows of heads here: attention knows no difference.
-        heads = _HEADS * tokens // length
-        inputs = Shape(length, num_heads=heads).inputs()
+        shape = Shape(length, num_heads=_HEADS, num_sequences=tokens // length)
+        inputs = shape.inputs()
         for name, (contender, rounds) in contenders.items():
-            attention = contender.make(Shape(length, rounds, num_heads=heads))
+            attention = contender.make(dataclasses.replace(shape, num_hashes=rounds))
             works[name, length] = forward_backward(attention, *inputs)
     next(iter(works.values()))()  # what is loaded and started at the first call counts for nobody
     times = time_by_turns(works, num_repeats=repeats, most_seconds=_MOST_SECONDS)

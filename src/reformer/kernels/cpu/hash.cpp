@@ -1,7 +1,8 @@
 // Angular hashing: projection and argmax in one pass, so no [L, R, N] array ever exists.
 //
 // Lanes are tokens. A token's projections are sums over K in order, whatever else is hashed
-// beside it, so its bucket never depends on the length or the batch.
+// beside it, so its bucket never depends on the length or the batch. Where the rotations are products
+// of signs and Hadamard's matrix, so are its projections: K log K additions instead of K^2.
 
 #include "hash.h"
 
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "hadamard.h"
 #include "parallel.h"
 #include "rows.h"
 
@@ -23,14 +25,24 @@ int64_t projections_per_round(const Hashing& h) {
   return count;
 }
 
-// Projections of all rounds, in whole groups; surplus ones are zeros and never looked at.
-int64_t packed_rows(const Hashing& h) {
+// The row of a round's first projection. Blocks of K serve as many rounds as they have room for
+// (`first_projections` in ops/hashing.py); any others stand side by side.
+int64_t first_projection(const Hashing& h, int64_t round, int64_t count) {
+  if (!h.signs || count == 0) return round * count;
+  if (count > h.width) return round * round_up(count, h.width);
+  const int64_t together = h.width / count;
+  return round / together * h.width + round % together * count;
+}
+
+// Projections of all rounds, in whole groups or blocks; surplus ones are never looked at.
+int64_t num_rows(const Hashing& h) {
+  if (h.signs) return (h.num_signs - 2) * h.width;
   return round_up(h.rounds * projections_per_round(h), kGroup);
 }
 
-// packed[projection][k] of one head.
+// What a head's vectors are multiplied by. Without signs, packed[projection][k]; surplus ones zero.
 void pack_rotations(const Hashing& h, int64_t head, float* packed) {
-  const int64_t count = h.rounds * projections_per_round(h), rows = packed_rows(h);
+  const int64_t count = h.rounds * projections_per_round(h), rows = num_rows(h);
   const float* from = h.rotations + head * h.width * count;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t k = 0; k < h.width; ++k)
@@ -71,27 +83,42 @@ constexpr int64_t kTilesAtOnce = 32;
 // Scratch of one thread.
 struct Own {
   float *rows, *columns;  // a tile of tokens: [kTile][padded K], and transposed
-  float* projections;     // [packed_rows][kTile]
+  float* projections;     // [num_rows][kTile]
 
   static Own carve(Arena& arena, const Hashing& h) {
     const int64_t tile = kTile * padded_width(h.width);
     return {arena.take<float>(tile), arena.take<float>(tile),
-            arena.take<float>(kTile * packed_rows(h))};
+            arena.take<float>(kTile * num_rows(h))};
   }
 };
 
+// Projections of a tile by products of signs and Hadamard's matrix.
+void project_fast(const Hashing& h, int64_t head, const Own& own) {
+  const float* signs = h.signs + head * h.num_signs * h.width;
+  transform(own.columns, signs, h.width, own.columns);
+  transform(own.columns, signs + h.width, h.width, own.columns);
+  for (int64_t block = 0; block < h.num_signs - 2; ++block)
+    transform(own.columns, signs + (2 + block) * h.width, h.width,
+              own.projections + block * h.width * kTile);
+}
+
 // One tile of tokens of a (batch, head) row, all rounds.
 void hash_tile(const Hashing& h, int64_t row, int64_t token, const float* packed, const Own& own) {
-  const int64_t padded = padded_width(h.width);
+  const int64_t padded = padded_width(h.width), per_round = projections_per_round(h);
   const int64_t count = std::min<int64_t>(kTile, h.length - token);
   std::fill(own.rows, own.rows + kTile * padded, 0.0f);
   for (int64_t i = 0; i < count; ++i)
     load_row(h.vectors.at(row / h.heads, row % h.heads, token + i), h.is_bfloat16, h.width, 1.0f,
              own.rows + i * padded);
-  transpose_tile(own.rows, padded, 1.0f, own.columns);
-  score_rows(packed, h.width, own.columns, 0, int(packed_rows(h)), own.projections, kTile, [] {});
-  const float* projections = own.projections;
+  // Three transforms make a vector K^(3/2) times as long.
+  const float factor = h.signs ? 1.0f / float(h.width * h.width) : 1.0f;
+  transpose_tile(own.rows, padded, factor, own.columns);
+  if (h.signs)
+    project_fast(h, row % h.heads, own);
+  else
+    score_rows(packed, h.width, own.columns, 0, int(num_rows(h)), own.projections, kTile, [] {});
   for (int64_t round = 0; round < h.rounds; ++round) {
+    const float* projections = own.projections + first_projection(h, round, per_round) * kTile;
     int64_t hashed[kTile] = {}, stride = 1;
     for (int64_t f = 0; f < h.num_factors; ++f) {
       const int64_t factor = h.factors[f];
@@ -111,7 +138,7 @@ void hash_tile(const Hashing& h, int64_t row, int64_t token, const float* packed
 
 int64_t hash_vectors(const Hashing& h) {
   const int threads = int(std::clamp<int64_t>(h.threads, 1, 1024));
-  const int64_t rows = h.batch * h.heads, head_size = packed_rows(h) * h.width;
+  const int64_t rows = h.batch * h.heads, head_size = h.signs ? 0 : num_rows(h) * h.width;
   Arena own_size;
   Own::carve(own_size, h);
   Arena memory(h.heads * head_size * 4 + threads * own_size.used() + 64);
@@ -120,7 +147,7 @@ int64_t hash_vectors(const Hashing& h) {
   std::vector<Own> own;
   for (int i = 0; i < threads; ++i) own.push_back(Own::carve(memory, h));
   parallel(threads, [&](Worker worker) {
-    worker.share(h.heads,
+    worker.share(packed ? h.heads : 0,
                  [&](int64_t head) { pack_rotations(h, head, packed + head * head_size); });
     const int64_t per_row = (h.length + kTile - 1) / kTile;
     worker.share(rows * per_row, kTilesAtOnce, [&](int64_t begin, int64_t end) {
