@@ -36,6 +36,7 @@ def held_after(*lengths: int) -> int:
     return int(found.stdout)
 
 
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_scratch_is_kept_for_the_next_call_up_to_a_bound() -> None:
     """832 bytes a token: 52 MB at 65,536 tokens are kept, 208 MB at four times as many are not."""

@@ -7,7 +7,6 @@
 #include "hash.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "arena.h"
