@@ -32,7 +32,8 @@ struct Block {
   }
 };
 
-// The largest block of late, kept for the next call: its pages are mapped, large and in the caches.
+// The large block that was given back last, kept for the next call: its pages are mapped, large and
+// in the caches.
 class KeptBlock {
  public:
   static KeptBlock& of_process() {

@@ -1,8 +1,8 @@
 // Angular hashing: projection and argmax in one pass, so no [L, R, N] array ever exists.
 //
 // Lanes are tokens. A token's projections are sums over K in order, whatever else is hashed
-// beside it, so its bucket never depends on the length or the batch. Where the rotations are products
-// of signs and Hadamard's matrix, so are its projections: K log K additions instead of K^2.
+// beside it, so its bucket never depends on the length or the batch. Where the rotations are
+// products of signs and Hadamard's matrix (hadamard.h), K log K additions find K projections.
 
 #include "hash.h"
 
@@ -48,9 +48,9 @@ void pack_rotations(const Hashing& h, int64_t head, float* packed) {
       packed[i * h.width + k] = i < count ? from[k * count + i] : 0.0f;
 }
 
-// hashed[lane] += stride * argmax of [x ; -x], the first of equals, over one factor's projections x,
-// [count][kTile]. What is largest is found first and where it stands second: less work than both
-// at once.
+// hashed[lane] += stride * argmax of [x ; -x], the first of equals, over one factor's projections
+// x, [count][kTile]. What is largest is found first and where it stands second: less work than
+// both at once.
 void hash_factor(const float* projections, int64_t count, int64_t stride, int64_t* hashed) {
   for (int lane = 0; lane < kTile; lane += kLanes) {
     const float* x = projections + lane;
