@@ -18,20 +18,23 @@ for _ in range(20):
     blocks.append(bytearray(16 << 20))
     blocks[-1][::4096] = b"x" * 4096  # every page is in use
     pins.append(bytearray(100_000))
-blocks.clear()
-pages = int(Path("/proc/self/statm").read_text().split()[1])
-print(pages * 4096)
+for held in (blocks, pins):
+    held.clear()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    print(pages * 4096)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_what_is_freed_goes_back_to_the_system() -> None:
-    def resident(mode: str) -> int:
+    def resident(mode: str) -> list[int]:
         command = [sys.executable, "-c", _PROGRAM, mode]
-        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        ran = subprocess.run(command, capture_output=True, check=True, text=True)
+        return [int(line) for line in ran.stdout.split()]
 
-    assert resident("kept") > 300 << 20
-    assert resident("returned") < 80 << 20
+    # With neighbours in use, and when the end of the heap is free as well.
+    assert min(resident("kept")) > 300 << 20
+    assert max(resident("returned")) < 80 << 20
 
 
 def test_memory_is_kept_only_where_it_takes_at_most_half_of_what_there_is() -> None:

@@ -10,11 +10,14 @@ import ctypes
 import sys
 
 _M_MMAP_THRESHOLD = -3
-"""glibc's name for it in <malloc.h>."""
+_M_TRIM_THRESHOLD = -1
+"""glibc's names for them in <malloc.h>."""
 OWN_PAGES = 4 << 20
 """Bytes from which on a tensor has pages of its own where freed memory is returned."""
 _LARGEST_KEPT = 1 << 30
 """Bytes up to which a freed tensor is kept, where it is."""
+_NEVER = -1
+"""What the end of the heap must reach to be returned: glibc's word for no size at all."""
 _KEPT_TIMES = 3
 
 
@@ -30,16 +33,17 @@ def is_plenty(planned: int, available: int) -> bool:
 
 def keep_freed_memory() -> None:
     """Have blocks of up to 1 GB kept for the next ones when they are freed."""
-    _set_threshold(_LARGEST_KEPT)
+    _set(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+    _set(_M_TRIM_THRESHOLD, _NEVER)
 
 
 def return_freed_memory() -> None:
     """Have every block of OWN_PAGES or more returned when it is freed, where there is glibc."""
-    _set_threshold(OWN_PAGES)
+    _set(_M_MMAP_THRESHOLD, OWN_PAGES)
 
 
-def _set_threshold(size: int) -> None:
+def _set(parameter: int, value: int) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, size)
+            mallopt(parameter, value)

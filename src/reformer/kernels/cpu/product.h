@@ -19,8 +19,9 @@ constexpr int kGroup = REFORMER_VECTOR_BYTES == 64 ? 8 : 6;
 constexpr int kGroups = REFORMER_VECTOR_BYTES == 64 ? 2 : 1;
 // Sums over values: columns are taken in blocks of kColumnVectors vectors.
 constexpr int kColumnVectors = REFORMER_VECTOR_BYTES == 64 ? 4 : 2;
-// Steps along the depth between two requests for records (ahead.h): about a hundred cycles.
-constexpr int64_t kDepth = 16;
+// Steps along the depth between two requests for records (ahead.h): about thirty cycles, so that
+// the products of a tile ask for all of the next one, and nothing is left to ask for at once.
+constexpr int64_t kDepth = 4;
 
 struct Strides {
   int64_t row, depth;
