@@ -16,8 +16,9 @@ OWN_PAGES = 4 << 20
 """Bytes from which on a tensor has pages of its own where freed memory is returned."""
 _LARGEST_KEPT = 1 << 30
 """Bytes up to which a freed tensor is kept, where it is."""
-_NEVER = -1
-"""What the end of the heap must reach to be returned: glibc's word for no size at all."""
+_NO_SIZE = -1
+_LARGEST_FREE_END = 128 << 10
+"""Bytes that may lie free at the heap's end before they are returned: never, and by default."""
 _KEPT_TIMES = 3
 
 
@@ -33,17 +34,17 @@ def is_plenty(planned: int, available: int) -> bool:
 
 def keep_freed_memory() -> None:
     """Have blocks of up to 1 GB kept for the next ones when they are freed."""
-    _set(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-    _set(_M_TRIM_THRESHOLD, _NEVER)
+    _set_thresholds(own_pages=_LARGEST_KEPT, free_end=_NO_SIZE)
 
 
 def return_freed_memory() -> None:
     """Have every block of OWN_PAGES or more returned when it is freed, where there is glibc."""
-    _set(_M_MMAP_THRESHOLD, OWN_PAGES)
+    _set_thresholds(own_pages=OWN_PAGES, free_end=_LARGEST_FREE_END)
 
 
-def _set(parameter: int, value: int) -> None:
+def _set_thresholds(*, own_pages: int, free_end: int) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none, and needs none
         if mallopt is not None:
-            mallopt(parameter, value)
+            mallopt(_M_MMAP_THRESHOLD, own_pages)
+            mallopt(_M_TRIM_THRESHOLD, free_end)
