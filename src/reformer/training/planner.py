@@ -189,10 +189,10 @@ class _Work:
     def _kernel_scratch(self, layer: Layer) -> int:
         """What the native kernel gathers of all tokens of each head at work.
 
-        Where there is an order: rows of query, value and upstream gradient, codes, and sums for
-        the key. Where gradients are narrower than float32: sums for all three.
+        Where there is an order: rows of query, value and upstream gradient, codes, and sums of
+        both gradients. Else, where gradients are narrower than float32: sums of all three.
         """
-        sums = 3 if self.low_precision else int(isinstance(layer, LSH))
+        sums = 2 if isinstance(layer, LSH) else 3 * int(self.low_precision)
         numbers = sums * self.config.head_size * _FLOAT
         if isinstance(layer, LSH):
             rows = 3 * self.config.head_size * (2 if self.low_precision else _FLOAT)

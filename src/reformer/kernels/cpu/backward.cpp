@@ -21,11 +21,13 @@ struct OwnScratch {
   float *rows, *up_rows;        // [kSpan][padded K]: queries, upstream gradients
   float *queries, *up;          // the same transposed, tile by tile; queries scaled
   float *keys, *values;         // [kKeys][padded K]
+  float* grad_keys;             // [kGroup][padded K]: of shared keys
   float *weights, *slopes;      // [kKeys][kSpan]
   float *lse, *offset;          // [kSpan]
   float* trash;                 // [padded K], for lanes and rows without a token
   int32_t* seen;                // [kSpan]
   float *grad_query[kSpan], *grad_key[kKeys], *grad_value[kKeys];
+  float inverse[kKeys];         // what made them keys
   int32_t token[kSpan];
   RuleScratch rule;
 
@@ -35,6 +37,7 @@ struct OwnScratch {
     for (float** rows : {&s.rows, &s.up_rows, &s.queries, &s.up})
       *rows = arena.take<float>(kSpan * padded);
     for (float** rows : {&s.keys, &s.values}) *rows = arena.take<float>(kKeys * padded);
+    s.grad_keys = arena.take<float>(a.shares_key() ? kGroup * padded : 0);
     for (float** pairs : {&s.weights, &s.slopes}) *pairs = arena.take<float>(kKeys * kSpan);
     s.lse = arena.take<float>(kSpan);
     s.offset = arena.take<float>(kSpan);
@@ -109,6 +112,7 @@ class SpanBackward {
       if (j >= count) {
         rule_.set_no_key(j);
         own_.grad_key[j] = own_.grad_value[j] = own_.trash;
+        own_.inverse[j] = 0.0f;
         std::memset(key, 0, size_t(padded_) * 4);
         std::memset(value, 0, size_t(padded_) * 4);
         continue;
@@ -118,6 +122,7 @@ class SpanBackward {
       rule_.set_key(j, token);
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
+      own_.inverse[j] = head_.key_factor(token);
       const int64_t source = head_.source(token);
       own_.grad_value[j] = source < 0 ? own_.trash : sums_.value(source);
       head_.load_key(token, key);
@@ -183,10 +188,23 @@ class SpanBackward {
     while (last > first && !sees(last - 1)) --last;
     if (first == last) return;
     const int64_t slot = first * kTile, depth = (last - first) * kTile;
-    accumulate_group(own_.slopes + j * kSpan + slot, {kSpan, 1}, own_.rows + slot * padded_,
-                     padded_, depth, own_.grad_key + j, Add{}, ahead_);
+    const float *slopes = own_.slopes + j * kSpan + slot, *queries = own_.rows + slot * padded_;
+    if (a_.shares_key())
+      shared_key_gradient(slopes, queries, depth, j);
+    else
+      accumulate_group(slopes, {kSpan, 1}, queries, padded_, depth, own_.grad_key + j, Add{},
+                       ahead_);
     accumulate_group(own_.weights + j * kSpan + slot, {kSpan, 1}, own_.up_rows + slot * padded_,
                      padded_, depth, own_.grad_value + j, Add{}, ahead_);
+  }
+
+  void shared_key_gradient(const float* slopes, const float* queries, int64_t depth, int j) {
+    float* rows[kGroup];
+    for (int m = 0; m < kGroup; ++m) rows[m] = own_.grad_keys + m * padded_;
+    accumulate_group(slopes, {kSpan, 1}, queries, padded_, depth, rows, Overwrite{}, ahead_);
+    for (int m = 0; m < kGroup; ++m)
+      add_through_key(a_, rows[m], own_.keys + (j + m) * padded_, own_.inverse[j + m],
+                      own_.grad_key[j + m]);
   }
 
   const Head& head_;

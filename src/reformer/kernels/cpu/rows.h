@@ -96,16 +96,6 @@ REFORMER_INLINE float dot(const float* a, const float* b, int64_t padded) {
   return sum(total);
 }
 
-// The same in double.
-REFORMER_INLINE double exact_dot(const float* a, const float* b, int64_t padded) {
-  const auto wide = [](const float* from) {
-    return __builtin_convertvector(load_as<HalfFloats>(from), Doubles);
-  };
-  Doubles total{};
-  for (int64_t k = 0; k < padded; k += kLanes / 2) total += wide(a + k) * wide(b + k);
-  return sum(total);
-}
-
 // a * b + c, rounded once where the vectors' is.
 REFORMER_INLINE float multiply_add(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -31,8 +32,6 @@ constexpr int kLanes = REFORMER_VECTOR_BYTES / 4;
 using Floats = float __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
 using Ints = int32_t __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
 using Words = uint32_t __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
-using Doubles = double __attribute__((vector_size(REFORMER_VECTOR_BYTES)));
-using HalfFloats = float __attribute__((vector_size(REFORMER_VECTOR_BYTES / 2)));
 using Halves = uint16_t __attribute__((vector_size(REFORMER_VECTOR_BYTES / 2)));
 
 template <class Vector, class Element>
@@ -86,17 +85,17 @@ REFORMER_INLINE bool any(Ints mask) {
 #endif
 }
 
-template <class Number, class Vector>
-REFORMER_INLINE Number sum_of_lanes(Vector v) {
-  constexpr int kCount = sizeof(Vector) / sizeof(Number);
-  Number parts[kCount];
-  store(parts, v);
-  for (int width = kCount / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
-  return parts[0];
+// The lanes, each moved `kBy` to the left.
+template <int kBy, int... kLane>
+REFORMER_INLINE Floats rotated(Floats v, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(v, v, (kLane + kBy) % kLanes...);
 }
-REFORMER_INLINE float sum(Floats v) { return sum_of_lanes<float>(v); }
-REFORMER_INLINE double sum(Doubles v) { return sum_of_lanes<double>(v); }
+// The sum of the lanes: halves are added until one number is left.
+template <int kWidth = kLanes>
+REFORMER_INLINE float sum(Floats v) {
+  if constexpr (kWidth == 1) return v[0];
+  else return sum<kWidth / 2>(v + rotated<kWidth / 2>(v, std::make_integer_sequence<int, kLanes>()));
+}
 
 // x - x is 0 for a finite number and NaN otherwise.
 REFORMER_INLINE Ints is_not_finite(Floats x) { return (x - x) != Floats{}; }

@@ -10,7 +10,8 @@ namespace reformer {
 
 struct TokenGradients {
   HeadTables tables;
-  FloatRows query, key, value;  // sums, where the gradient tensors cannot hold them
+  // Sums, where the gradient tensors cannot hold them. Shared keys' go to their queries'.
+  FloatRows query, key, value;
   PerToken<char> upstream;      // rows, copied if there is an order
   PerToken<float> offset, lse;
   PerToken<int32_t> seen;  // the query saw someone
@@ -21,7 +22,7 @@ struct TokenGradients {
     TokenGradients s{};
     s.tables = HeadTables::carve(arena, a, [&](Records& records, const auto& take_tables) {
       s.query = records.take<float>(apart);
-      s.key = records.take<float>(a.shares_key() ? padded : apart);
+      s.key = records.take<float>(a.shares_key() ? 0 : apart);
       s.value = records.take<float>(apart);
       s.upstream = records.take<char>(a.order.data ? row_bytes(a) : 0);
       take_tables();
@@ -38,12 +39,32 @@ inline GradientSums sums_of(const Head& head, const TokenGradients& s) {
   const auto apart_or = [&](const FloatRows& apart, const Strided& tensor) {
     return apart.data ? apart : rows_of<float>(tensor, head.batch, head.head);
   };
-  return {apart_or(s.query, head.a.grad_query), apart_or(s.key, head.a.grad_key),
+  const FloatRows query = apart_or(s.query, head.a.grad_query);
+  return {query, head.a.shares_key() ? query : apart_or(s.key, head.a.grad_key),
           apart_or(s.value, head.a.grad_value)};
 }
 
 inline PerToken<char> upstream_of(const Head& head, const TokenGradients& s) {
   return s.upstream.data ? s.upstream : rows_of<char>(head.a.grad_out, head.batch, head.head);
+}
+
+// What a shared key's gradient adds to its query's, through the key's normalisation
+// k = q / sqrt(mean(q^2) + epsilon) / sqrt(K), whose Jacobian is inverse (1 - k k^T). Rows.
+REFORMER_INLINE void add_through_key(const Attention& a, const float* gradient, const float* key,
+                                     float inverse, float* sum_of_query) {
+  const int64_t padded = padded_width(a.width);
+  const float along = dot(gradient, key, padded);
+  const auto across = [&](int64_t k) { return load(gradient + k) - splat(along) * load(key + k); };
+  float more = 0.0f;
+  if (padded == kLanes) {
+    // Most of what is left of a narrow row can be rounding; epsilon leaves 1 - |k|^2 of `along`.
+    const float left = float(a.width) * float(a.key_epsilon) * inverse * inverse;
+    more = sum(across(0) * load(key)) - along * left;
+  }
+  for (int64_t k = 0; k < padded; k += kLanes) {
+    const Floats rest = across(k) - splat(more) * load(key + k);
+    store(sum_of_query + k, load(sum_of_query + k) + rest * splat(inverse));
+  }
 }
 
 // Per token: before the rounds, its record, offset and zeros; after them, what is left to add.
@@ -107,7 +128,6 @@ class TokenPass {
   void finish(int64_t token) {
     float *query = sums_.query(token), *key = sums_.key(token), *value = sums_.value(token);
     if (!shared_.seen[token]) add_alone(token, query, key, value);
-    if (a_.shares_key()) add_normalization(token, query, key);
     Ints not_finite{};
     for (const float* row : {query, key, value})
       for (int64_t k = 0; k < padded_; k += kLanes) not_finite |= is_not_finite(load(row + k));
@@ -128,21 +148,12 @@ class TokenPass {
     const float slope = (along - shared_.offset[token]) * float(a_.scale);
     for (int64_t k = 0; k < padded_; ++k) {
       grad_query[k] += slope * key_[k];
-      grad_key[k] += slope * query_[k];
       grad_value[k] += up_[k];
+      query_[k] *= slope;
+      if (!a_.shares_key()) grad_key[k] += query_[k];
     }
-  }
-
-  // Gradient through k = q / sqrt(mean(q^2) + epsilon) / sqrt(K). In double: where it lies along
-  // the query, what is left of it is a small difference.
-  void add_normalization(int64_t token, float* grad_query, const float* grad_key) {
-    head_.load_raw(head_.query(token), 1.0f, query_);
-    const double square = exact_dot(query_, query_, padded_);
-    const double inverse = 1.0 / (square + double(a_.width) * a_.key_epsilon);
-    const double along = exact_dot(grad_key, query_, padded_) * inverse;
-    const double factor = std::sqrt(inverse);
-    for (int64_t k = 0; k < padded_; ++k)
-      grad_query[k] += float((grad_key[k] - query_[k] * along) * factor);
+    if (a_.shares_key())
+      add_through_key(a_, query_, key_, head_.key_factor(token), grad_query);
   }
 
   void put(const FloatRows& scratch, const Strided& tensor, int64_t token, const float* row) {
