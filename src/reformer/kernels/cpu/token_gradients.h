@@ -93,15 +93,27 @@ class TokenPass {
 
   void finish(int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
-      if (shared_.query.data && token + kSoon < a_.length)
-        prefetch_row(shared_.tables.record(token + kSoon), shared_.tables.record.stride);
+      if (shared_.query.data && token + kSoon < a_.length) prefetch_sums(token + kSoon);
       finish(token);
     }
   }
 
  private:
   static constexpr int64_t kTogether = 8;
-  static constexpr int64_t kSoon = 8;  // tokens from asking for a record to its use
+  static constexpr int64_t kSoon = 8;  // tokens from asking for sums to their use
+
+  // Visits a token's rows of sums.
+  template <class Visit>
+  void for_each_sum(int64_t token, const Visit& visit) const {
+    visit(sums_.query(token));
+    visit(sums_.value(token));
+    if (!a_.shares_key()) visit(sums_.key(token));
+  }
+  // Of a record only what `finish` reads.
+  void prefetch_sums(int64_t token) const {
+    for_each_sum(token, [&](const float* row) { prefetch_row(row, padded_ * 4); });
+    prefetch_row(shared_.seen(token), 4);
+  }
 
   void load_outcome(int64_t token, int64_t slot) {
     const char* upstream = a_.grad_out.at(head_.batch, head_.head, token);
@@ -121,16 +133,16 @@ class TokenPass {
       shared_.lse[token] = INFINITY;  // every weight is then zero
     }
     shared_.seen[token] = 0;
-    for (const FloatRows* rows : {&sums_.query, &sums_.key, &sums_.value})
-      std::memset((*rows)(token), 0, size_t(padded_) * 4);
+    for_each_sum(token, [&](float* row) { std::memset(row, 0, size_t(padded_) * 4); });
   }
 
   void finish(int64_t token) {
     float *query = sums_.query(token), *key = sums_.key(token), *value = sums_.value(token);
     if (!shared_.seen[token]) add_alone(token, query, key, value);
     Ints not_finite{};
-    for (const float* row : {query, key, value})
+    for_each_sum(token, [&](const float* row) {
       for (int64_t k = 0; k < padded_; k += kLanes) not_finite |= is_not_finite(load(row + k));
+    });
     if (any(not_finite)) __atomic_store_n(shared_.not_finite, 1, __ATOMIC_RELAXED);
     put(shared_.query, a_.grad_query, token, query);
     put(shared_.value, a_.grad_value, token, value);
