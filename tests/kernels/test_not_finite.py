@@ -99,6 +99,30 @@ def test_large_and_vanishing_numbers_stay_finite(build: str, rule: str, size: fl
         assert all(t is None or t.isfinite().all() for t in (out, lse, *grads))
 
 
+@pytest.mark.parametrize("gives_next", [False, True])
+@pytest.mark.parametrize("shares_key", [False, True])
+def test_a_query_alone_spoils_its_own_gradients(
+    build: str, gives_next: bool, shares_key: bool
+) -> None:
+    """Nobody shares a bucket: what comes from above ends in the token's own rows."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, above = (torch.randn(1, 1, 5, 16, generator=generator) for _ in range(4))
+    buckets = torch.arange(5, dtype=torch.uint8).expand(1, 1, 2, 5).contiguous()
+    order, code = cpu.sort_tokens(buckets, None, 3)
+    rest = (order, code, None, Visibility("window", 3, gives_next=gives_next), 1.0, Dropout())
+    inputs = (query, None if shares_key else key, value)
+    out, lse = cpu.attention(*inputs, *rest)
+    spoilt = above.clone()
+    spoilt[0, 0, 2, 7] = torch.nan
+    clean = cpu.attention_backward(above, torch.ones_like(lse), out, lse, *inputs, *rest)
+    found = cpu.attention_backward(spoilt, torch.ones_like(lse), out, lse, *inputs, *rest)
+    others = torch.tensor([0, 1, 3, 4])
+    for before, after in zip(clean, found, strict=True):
+        if before is not None and after is not None:
+            assert after[0, 0, 2].isnan().all()
+            assert torch.equal(before[:, :, others], after[:, :, others])
+
+
 def test_a_masked_sequence_is_itself(build: str) -> None:
     """Every token is padding: nobody sees anybody, so values pass through."""
     generator = torch.Generator().manual_seed(0)

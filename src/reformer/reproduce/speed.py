@@ -34,7 +34,7 @@ def measure(size: Size, folder: Path, say: Say) -> Findings:
     tokens = 32768 if size == "full" else 8192
     lengths = [1 << n for n in range(10, tokens.bit_length())]
     keep_freed_memory()  # as `reformer train` does with so few tokens
-    rows = _time(lengths, tokens, repeats=7 if size == "full" else 3)
+    rows = _time(lengths, tokens, repeats=21 if size == "full" else 3)
     for row in rows:
         times = ", ".join(f"{name} {s:.3f} s" for name, s in row["seconds"].items())
         say(f"{tokens // row['length']} sequences of {row['length']:,} tokens: {times}")

@@ -18,6 +18,7 @@
 
 #include "parallel.h"
 #include "simd.h"
+#include "unit_key.h"
 
 namespace reformer::appending {
 
@@ -26,7 +27,7 @@ using reformer::Worker;
 inline constexpr int64_t kBlock = 64;
 // Fewer multiplications than this are done by one thread: waking others costs more.
 inline constexpr int64_t kParallelWork = 1 << 18;
-inline constexpr float kKeyEpsilon = 1e-6f;
+inline constexpr double kKeyEpsilon = 1e-6;
 
 struct Decode {
   const float* query;              // [T, H, K]
@@ -105,8 +106,7 @@ inline void write_token(const Decode& d, int64_t sequence, int64_t row, int64_t 
   }
   for (int64_t head = 0; head < d.heads; ++head) {
     const float* from = d.query + row * size + head * d.width;
-    const float mean = dot(from, from, d.width) / d.width;
-    const float factor = 1.0f / std::sqrt(mean + kKeyEpsilon) / std::sqrt((float)d.width);
+    const float factor = unit_key_factor(dot(from, from, d.width), d.width, kKeyEpsilon);
     for (int64_t i = 0; i < d.width; ++i) key[head * d.width + i] = from[i] * factor;
     const int64_t place = (places.offset() * d.heads + head) * d.rounds;
     for (int64_t round = 0; round < d.rounds; ++round) {

@@ -55,7 +55,7 @@ class SpanBackward {
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
         sums_(sums_of(head, shared)), upstream_(upstream_of(head, shared)),
         rule_(head, own.rule.of(Type<Rule>{}), round), dropout_(head, own.rule.dropout),
-        ahead_(head, round) {}
+        ahead_(head, round), is_first_(round == 0) {}
 
   void operator()(const Span& span) {
     for (int t = 0; t < span.tiles; ++t) gather_queries(span, t);
@@ -66,7 +66,7 @@ class SpanBackward {
     for (int t = 0; t < span.tiles; ++t)
       for (int64_t i = 0; i < span.tile[t].end - span.tile[t].begin; ++i) {
         const int slot = t * kTile + int(i);
-        if (own_.seen[slot]) shared_.seen[own_.token[slot]] = 1;
+        if (own_.seen[slot]) shared_.state[own_.token[slot]] = kSawSomeone;
       }
   }
 
@@ -90,6 +90,7 @@ class SpanBackward {
       }
       const int64_t token = order ? order[tile.begin + lane] : tile.begin + lane;
       ahead_();
+      if (is_first_) begin_sums(a_, sums_, shared_.state, token);
       own_.token[slot] = int32_t(token);
       own_.grad_query[slot] = sums_.query(token);
       own_.lse[slot] = shared_.lse[token];
@@ -119,12 +120,12 @@ class SpanBackward {
       }
       const int64_t token = order ? order[begin + j] : begin + j;
       ahead_();
+      if (is_first_) begin_sums(a_, sums_, shared_.state, token);
       rule_.set_key(j, token);
       dropout_.set_key(j, token);
       own_.grad_key[j] = sums_.key(token);
       own_.inverse[j] = head_.key_factor(token);
-      const int64_t source = head_.source(token);
-      own_.grad_value[j] = source < 0 ? own_.trash : sums_.value(source);
+      own_.grad_value[j] = sums_.value(token);
       head_.load_key(token, key);
       head_.load_value(token, value);
     }
@@ -217,6 +218,7 @@ class SpanBackward {
   Rule rule_;
   Dropout dropout_;
   Ahead ahead_;
+  const bool is_first_;
 };
 
 void backward_rounds(Worker& worker, const Head& head, const TokenGradients& shared,
@@ -247,7 +249,7 @@ void backward_pass(Worker& worker, const Head& head, const TokenGradients& share
                [&](int64_t begin, int64_t end) { tokens.prepare(begin, end); });
   backward_rounds(worker, head, shared, own);
   if (head.has_bad) {
-    if (worker.rank == 0) spoil_gradients(head, sums_of(head, shared), shared.seen);
+    if (worker.rank == 0) spoil_gradients(head, sums_of(head, shared));
     worker.barrier();
   }
   worker.share(head.a.length, kTokens,

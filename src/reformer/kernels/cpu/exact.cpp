@@ -180,19 +180,14 @@ void exact_forward(const Head& head, const ForwardSums& sums, float* rows) {
     if (is_marked(i)) query.finish(i);
 }
 
-void spoil_gradients(const Head& head, const GradientSums& sums,
-                     const PerToken<int32_t>& sees_others) {
-  const auto spoil = [&](int64_t key, int64_t value) {
-    std::fill_n(sums.key(key), head.a.width, NAN);
-    if (value >= 0) std::fill_n(sums.value(value), head.a.width, NAN);
+void spoil_gradients(const Head& head, const GradientSums& sums) {
+  const auto spoil_key = [&](int64_t j) {
+    std::fill_n(sums.key(j), head.a.width, NAN);
+    std::fill_n(sums.value(j), head.a.width, NAN);
   };
-  const auto spoil_key = [&](int64_t j) { spoil(j, head.source(j)); };
   const auto is_bad = [&](int64_t i) { return head.tables.bad[i] & kBadQuery; };
-  for (int64_t i = 0; i < head.a.length; ++i) {
-    if (!is_bad(i)) continue;
-    std::fill_n(sums.query(i), head.a.width, NAN);
-    if (!sees_others[i]) spoil(i, i);
-  }
+  for (int64_t i = 0; i < head.a.length; ++i)
+    if (is_bad(i)) std::fill_n(sums.query(i), head.a.width, NAN);
   for (int64_t round = 0; round < head.a.rounds; ++round)
     for (int64_t place = 0; place < head.a.length; ++place)
       if (is_bad(head.token(round, place))) for_each_key(head, round, place, spoil_key);

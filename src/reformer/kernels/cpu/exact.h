@@ -22,13 +22,12 @@ struct ForwardSums {
 // three padded rows.
 void exact_forward(const Head& head, const ForwardSums& sums, float* rows);
 
+// Sums of gradients of every token's query, key and of the value that it gives.
 struct GradientSums {
   FloatRows query, key, value;
 };
 
-// A bad query makes NaN of its own gradient and of those of all that it sees, which is itself
-// where it sees no others.
-void spoil_gradients(const Head& head, const GradientSums& sums,
-                     const PerToken<int32_t>& sees_others);
+// A bad query makes NaN of its own gradient and of those of all that it sees in a round.
+void spoil_gradients(const Head& head, const GradientSums& sums);
 
 }  // namespace reformer

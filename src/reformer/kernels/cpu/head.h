@@ -2,12 +2,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "arena.h"
 #include "attention.h"
 #include "parallel.h"
 #include "records.h"
+#include "unit_key.h"
 
 namespace reformer {
 
@@ -95,6 +95,11 @@ struct Head {
     const int64_t next = token + 1;
     return next < a.length && segment(next) == segment(token) ? next : -1;
   }
+  // The token that gives this one's value, or -1.
+  int64_t giver(int64_t token) const {
+    if (!a.gives_next) return token;
+    return token > 0 && source(token - 1) == token ? token - 1 : -1;
+  }
   // The same as it is, whatever it holds.
   void load_raw(const char* row, float factor, float* to) const {
     load_row(row, a.is_bfloat16, a.width, factor, to);
@@ -145,7 +150,8 @@ struct Head {
       tables.codes(token)[r] = static_cast<int32_t>(code(r, token));
     if (!a.shares_key()) return;
     load_raw(query(token), 1.0f, row_scratch);
-    tables.inverse[token] = inverse_norm(row_scratch);
+    const float squares = dot(row_scratch, row_scratch, padded_width(a.width));
+    tables.inverse[token] = unit_key_factor(squares, a.width, a.key_epsilon);
   }
 
  private:
@@ -155,12 +161,6 @@ struct Head {
       std::fill_n(to, padded_width(a.width), 0.0f);
     else
       load_row(row, a.is_bfloat16, a.width, factor, to);
-  }
-
-  // 1 / sqrt(mean q^2 + epsilon) / sqrt(K): the factor from query to key.
-  float inverse_norm(const float* query) const {
-    const float square = dot(query, query, padded_width(a.width)) / float(a.width);
-    return 1.0f / std::sqrt(square + float(a.key_epsilon)) / std::sqrt(float(a.width));
   }
 
   void narrow_order(int64_t round) const {

@@ -8,13 +8,17 @@
 
 namespace reformer {
 
+// What the rounds have done with a token.
+enum State : int32_t { kUntouched, kHasSums, kSawSomeone };
+
 struct TokenGradients {
   HeadTables tables;
-  // Sums, where the gradient tensors cannot hold them. Shared keys' go to their queries'.
+  // Sums, where the gradient tensors cannot hold them. Shared keys' go to their queries', values'
+  // to those who give them.
   FloatRows query, key, value;
   PerToken<char> upstream;      // rows, copied if there is an order
   PerToken<float> offset, lse;
-  PerToken<int32_t> seen;  // the query saw someone
+  PerToken<int32_t> state;
   int64_t* not_finite;
 
   static TokenGradients carve(Arena& arena, const Attention& a) {
@@ -28,7 +32,7 @@ struct TokenGradients {
       take_tables();
       s.offset = records.take<float>(1);
       s.lse = records.take<float>(1);
-      s.seen = records.take<int32_t>(1);
+      s.state = records.take<int32_t>(1);
     });
     s.not_finite = arena.take<int64_t>(1);
     return s;
@@ -46,6 +50,18 @@ inline GradientSums sums_of(const Head& head, const TokenGradients& s) {
 
 inline PerToken<char> upstream_of(const Head& head, const TokenGradients& s) {
   return s.upstream.data ? s.upstream : rows_of<char>(head.a.grad_out, head.batch, head.head);
+}
+
+// Clears the sums of a token that no round has touched: in the first round, whose order brings
+// them to the cache anyway.
+REFORMER_INLINE void begin_sums(const Attention& a, const GradientSums& sums,
+                                const PerToken<int32_t>& state, int64_t token) {
+  if (state[token] != kUntouched) return;
+  state[token] = kHasSums;
+  const size_t bytes = size_t(padded_width(a.width)) * 4;
+  std::memset(sums.query(token), 0, bytes);
+  std::memset(sums.value(token), 0, bytes);
+  if (!a.shares_key()) std::memset(sums.key(token), 0, bytes);
 }
 
 // What a shared key's gradient adds to its query's, through the key's normalisation
@@ -67,14 +83,15 @@ REFORMER_INLINE void add_through_key(const Attention& a, const float* gradient, 
   }
 }
 
-// Per token: before the rounds, its record, offset and zeros; after them, what is left to add.
+// Per token: before the rounds, its record and offset; after them, what is left to add.
 class TokenPass {
  public:
   TokenPass(const Head& head, const TokenGradients& shared, float* scratch)
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared),
         sums_(sums_of(head, shared)), query_(scratch), key_(query_ + padded_),
-        value_(key_ + padded_), up_(value_ + padded_), out_(up_ + kTogether * padded_) {
-    static_assert(3 + 2 * kTogether <= kSpan, "the rows of the scratch");
+        value_(key_ + padded_), given_to_none_(value_ + padded_),
+        up_(given_to_none_ + padded_), out_(up_ + kTogether * padded_) {
+    static_assert(4 + 2 * kTogether <= kSpan, "the rows of the scratch");
   }
 
   void prepare(int64_t begin, int64_t end) {
@@ -102,17 +119,13 @@ class TokenPass {
   static constexpr int64_t kTogether = 8;
   static constexpr int64_t kSoon = 8;  // tokens from asking for sums to their use
 
-  // Visits a token's rows of sums.
-  template <class Visit>
-  void for_each_sum(int64_t token, const Visit& visit) const {
-    visit(sums_.query(token));
-    visit(sums_.value(token));
-    if (!a_.shares_key()) visit(sums_.key(token));
-  }
   // Of a record only what `finish` reads.
   void prefetch_sums(int64_t token) const {
-    for_each_sum(token, [&](const float* row) { prefetch_row(row, padded_ * 4); });
-    prefetch_row(shared_.seen(token), 4);
+    const int64_t bytes = padded_ * 4;
+    prefetch_row(sums_.query(token), bytes);
+    prefetch_row(sums_.value(token), bytes);
+    if (!a_.shares_key()) prefetch_row(sums_.key(token), bytes);
+    prefetch_row(shared_.state(token), 4);
   }
 
   void load_outcome(int64_t token, int64_t slot) {
@@ -132,25 +145,35 @@ class TokenPass {
       shared_.offset[token] = 0.0f;
       shared_.lse[token] = INFINITY;  // every weight is then zero
     }
-    shared_.seen[token] = 0;
-    for_each_sum(token, [&](float* row) { std::memset(row, 0, size_t(padded_) * 4); });
+    shared_.state[token] = kUntouched;
   }
 
   void finish(int64_t token) {
-    float *query = sums_.query(token), *key = sums_.key(token), *value = sums_.value(token);
-    if (!shared_.seen[token]) add_alone(token, query, key, value);
+    float *query = sums_.query(token), *key = sums_.key(token), *value = sum_of_value(token);
+    if (shared_.state[token] != kSawSomeone) add_alone(token, query, key, value);
     Ints not_finite{};
-    for_each_sum(token, [&](const float* row) {
-      for (int64_t k = 0; k < padded_; k += kLanes) not_finite |= is_not_finite(load(row + k));
-    });
+    for (int64_t k = 0; k < padded_; k += kLanes)
+      not_finite |= is_not_finite(load(query + k)) | is_not_finite(load(key + k)) |
+                    is_not_finite(load(value + k));
     if (any(not_finite)) __atomic_store_n(shared_.not_finite, 1, __ATOMIC_RELAXED);
     put(shared_.query, a_.grad_query, token, query);
     put(shared_.value, a_.grad_value, token, value);
     if (!a_.shares_key()) put(shared_.key, a_.grad_key, token, key);
   }
 
+  // Zeros where nobody gives the token's value.
+  float* sum_of_value(int64_t token) {
+    if (const int64_t giver = head_.giver(token); giver >= 0) return sums_.value(giver);
+    std::memset(given_to_none_, 0, size_t(padded_) * 4);
+    return given_to_none_;
+  }
+
   // A query that saw nobody took its own value with weight one; its lse is its own score.
   void add_alone(int64_t token, float* grad_query, float* grad_key, float* grad_value) {
+    if (head_.has_bad && (shared_.tables.bad[token] & kBadQuery)) {
+      for (float* row : {grad_key, grad_value}) std::fill_n(row, a_.width, NAN);
+      return;
+    }
     head_.load_query(token, query_);
     head_.load_key(token, key_);
     head_.load_own_value(token, value_);
@@ -178,7 +201,7 @@ class TokenPass {
   const int64_t padded_;
   const TokenGradients& shared_;
   const GradientSums sums_;
-  float *query_, *key_, *value_;  // rows of one token
+  float *query_, *key_, *value_, *given_to_none_;  // rows of one token
   float *up_, *out_;              // of kTogether tokens
 };
 
