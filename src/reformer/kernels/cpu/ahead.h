@@ -22,8 +22,7 @@ class Ahead {
   // Asks for a part of the next record.
   REFORMER_INLINE void operator()() {
     if (next_ >= limit_) return;
-    if (asked_ == 0 && next_ + kSoon < length_)
-      __builtin_prefetch(records_(order_[next_ + kSoon]), 0, 2);
+    if (asked_ == 0 && next_ % kPages == 0) find_pages(next_ + kSoon);
     const int64_t part = std::min(kPart, records_.stride - asked_);
     prefetch_row(records_(order_[next_]) + asked_, part);
     asked_ += part;
@@ -31,11 +30,17 @@ class Ahead {
   }
 
  private:
+  REFORMER_INLINE void find_pages(int64_t place) {
+    if (place + kPages > length_) return;
+    for (int i = 0; i < kPages; ++i) __builtin_prefetch(records_(order_[place + i]), 0, 2);
+  }
+
   // Places ahead; their records should fit the second-level cache beside the tile at work.
   static constexpr int64_t kLeast = 32, kMost = 128;
   // A record's begin is asked for this much earlier than the rest of it: in a large array, finding
-  // the page takes as long as fetching a line.
-  static constexpr int64_t kSoon = 64;
+  // the page takes as long as fetching a line, and a core waits for it. It waits once for a few that
+  // it looks for together.
+  static constexpr int64_t kSoon = 64, kPages = 4;
   static constexpr int64_t kPart = 256;  // bytes
 
   const int32_t* order_;
