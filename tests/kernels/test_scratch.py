@@ -1,10 +1,16 @@
-"""What the kernels hold between two calls, seen from outside their process."""
+"""What the kernels hold between two calls, seen from outside their process, and during one."""
 
+import ctypes
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+from torch import Tensor
+
+from reformer.kernels.cpu.attention import _Call, attention, attention_backward
+from reformer.ops.attention import Visibility
 
 _ATTEND = """
 import sys, torch
@@ -59,3 +65,37 @@ def test_a_shared_key_has_no_sum_of_its_own_in_the_backward() -> None:
     """
     length, record, page = 49152, 1344, 2 << 20
     assert length * record < held_after(length, learns=True) < length * record + 12 * page
+
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def mapped_share(tensor: Tensor) -> float:
+    """How many of the pages that lie inside a tensor the system has given memory."""
+    first = -(-tensor.data_ptr() // PAGE)
+    count = (tensor.data_ptr() + tensor.nbytes) // PAGE - first
+    pages = (ctypes.c_ubyte * count)()
+    found = ctypes.CDLL(None, use_errno=True).mincore(
+        ctypes.c_void_p(first * PAGE), ctypes.c_size_t(count * PAGE), pages
+    )
+    assert found == 0, os.strerror(ctypes.get_errno())
+    return sum(page & 1 for page in pages) / count
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the system")
+def test_large_results_are_mapped_before_the_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what the caller has just freed is at hand."""
+    shares: list[float] = []
+
+    def run(call: _Call, function: str) -> None:
+        shares.extend(mapped_share(tensor) for tensor in call._tensors if tensor.nbytes >= 64 << 20)
+
+    monkeypatch.setattr(_Call, "run", run)
+    query = torch.ones(1, 1, 1 << 18, 64)
+    visibility = Visibility("window", 8)
+    out, lse = attention(query, query, query, None, None, None, visibility, 1.0, (0.0, 0))
+    attention_backward(
+        out, lse, out, lse, query, query, query, None, None, None, visibility, 1.0, (0.0, 0)
+    )
+    assert shares and shares == [1.0] * len(shares)

@@ -8,6 +8,9 @@ from torch import Tensor
 from reformer.kernels.cpu.library import Strided, rows, run
 
 _KEY_EPSILON = 1e-6
+_PAGE = 4096
+_LARGE = 64 << 20
+"""Bytes of a result from which on its pages are mapped when it is made."""
 
 Visibility = tuple[str, int, bool, bool, int, int, bool]
 """The fields of the op's ``Visibility``."""
@@ -44,7 +47,7 @@ def attention(
     dropout: tuple[float, int],
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, L, K] in the query's dtype and lse [B, H, L], float32."""
-    out = query.new_empty(query.shape)
+    out = _result_like(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     call = _Call(query, key, value, order, code, segment_ids, visibility, scale, dropout)
     call.set("out", out)
@@ -69,8 +72,8 @@ def attention_backward(
     dropout: tuple[float, int],
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of query, key (None when shared) and value, each [B, H, L, K]."""
-    grad_query, grad_value = query.new_empty(query.shape), query.new_empty(query.shape)
-    grad_key = None if key is None else query.new_empty(query.shape)
+    grad_query, grad_value = _result_like(query), _result_like(query)
+    grad_key = None if key is None else _result_like(query)
     call = _Call(query, key, value, order, code, segment_ids, visibility, scale, dropout)
     call.set("out", rows(out))
     call.set("lse", lse[..., None])
@@ -81,6 +84,20 @@ def attention_backward(
     call.set("grad_value", grad_value)
     call.run("reformer_attention_backward")
     return grad_query, grad_key, grad_value
+
+
+def _result_like(query: Tensor) -> Tensor:
+    """An empty tensor as large as the query, its pages mapped where it is large.
+
+    A head's results are written when the head is done, seconds after the call at a million tokens.
+    What the caller has just freed, the system has at hand now; later the host of a virtual machine
+    may have taken it back, and gives it out at a tenth of the rate (benchmarks/fresh_pages.cpp).
+    """
+    result = query.new_empty(query.shape)
+    if result.nbytes >= _LARGE:
+        step = _PAGE // result.element_size()
+        result.as_strided((result.numel() // step,), (step,)).zero_()
+    return result
 
 
 class _Call:
