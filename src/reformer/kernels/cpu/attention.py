@@ -91,7 +91,7 @@ def _result_like(query: Tensor) -> Tensor:
 
     A head's results are written when the head is done, seconds after the call at a million tokens.
     What the caller has just freed, the system has at hand now; later the host of a virtual machine
-    may have taken it back, and gives it out at a tenth of the rate (benchmarks/fresh_pages.cpp).
+    may have taken it back, and gives it out at a twentieth of the rate: benchmarks/fresh_pages.cpp.
     """
     result = query.new_empty(query.shape)
     if result.nbytes >= _LARGE:
