@@ -112,6 +112,20 @@ def test_attention_is_as_precise_as_plain_torch_in_many_more_cases(build: str, r
         assert_twice_as_good(wide_case(seed, rule, 3000), torch.float32, seed)
 
 
+@pytest.mark.parametrize("before", [1, 3, 7])
+def test_the_same_pairs_in_every_chunk_and_round_are_not_rounded_in_each(
+    build: str, before: int
+) -> None:
+    """A token alone sees itself over and over: its output is its value, but for roundings."""
+    generator = torch.Generator().manual_seed(before)
+    query, value = (torch.randn(1, 64, 1, 32, generator=generator) for _ in range(2))
+    order = torch.zeros(1, 64, 8, 1, dtype=torch.int32)
+    itself = Visibility("chunk", 16, causal=True, include_self=True, before=before, after=0)
+    rest = (order, order, None, itself, 1.0, Dropout())
+    found, plain = (f(query, None, value, *rest)[0] for f in (cpu.attention, attention_torch))
+    assert float((found - value).norm()) <= 2 * float((plain - value).norm())
+
+
 @pytest.mark.parametrize("width", [8, 20, 64])
 def test_a_query_that_sees_one_key_has_no_gradient_through_it(build: str, width: int) -> None:
     """Its softmax is 1 whatever the score: do . v and do . o must cancel to the last bit."""

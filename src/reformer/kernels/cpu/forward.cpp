@@ -35,12 +35,17 @@ struct SharedScratch {
   }
 };
 
+// Whether a round is summed apart from those before it: the same numbers, added again and again in
+// one long chain, are rounded in the same direction.
+inline bool sums_apart(const Attention& a) { return a.rounds > 1 && meets_tokens_again(a); }
+
 struct OwnScratch {
   float* queries;            // [kSpanTiles][padded K][kTile], scaled
   float *keys, *values;      // [kKeys][padded K]
   float* scores;             // [kKeys][kTile]
   float* rows;               // [kTile][padded K]
   float *top, *mass;         // [kSpan]
+  float* apart;              // [kSpan][padded K], sums of one round
   float* trash;              // [padded K], for lanes without a query
   float* row[kSpan];         // where the weighted values of a query are summed
   bool fresh[kSpanTiles];    // nothing summed there yet
@@ -57,6 +62,7 @@ struct OwnScratch {
     s.rows = arena.take<float>(kTile * padded);
     s.top = arena.take<float>(kSpan);
     s.mass = arena.take<float>(kSpan);
+    s.apart = arena.take<float>(sums_apart(a) ? kSpan * padded : 0);
     s.trash = arena.take<float>(padded);
     s.rule = RuleScratch::carve(arena, a);
     return s;
@@ -70,6 +76,7 @@ class SpanForward {
       : head_(head), a_(head.a), padded_(padded_width(a_.width)), shared_(shared), own_(own),
         sums_(shared.sums(head)), rule_(head, own.rule.of(Type<Rule>{}), round),
         dropout_(head, own.rule.dropout), ahead_(head, round), is_first_(round == 0),
+        is_apart_(round > 0 && sums_apart(a_)),
         ends_with_span_(round == a_.rounds - 1 && !shared.total.data) {}
 
   void operator()(const Span& span) {
@@ -121,14 +128,14 @@ class SpanForward {
       const int64_t token = order ? order[tile.begin + lane] : tile.begin + lane;
       ahead_();
       own_.token[slot] = int32_t(token);
-      own_.row[slot] = sums_(token);
+      own_.row[slot] = is_apart_ ? own_.apart + slot * padded_ : sums_(token);
       own_.top[slot] = is_first_ ? -INFINITY : shared_.top[token];
-      own_.mass[slot] = is_first_ ? 0.0f : shared_.mass[token];
+      own_.mass[slot] = is_first_ || is_apart_ ? 0.0f : shared_.mass[token];
       rule_.set_query(slot, token);
       dropout_.set_query(slot, token);
       head_.load_query(token, row);
     }
-    own_.fresh[t] = is_first_;
+    own_.fresh[t] = is_first_ || is_apart_;
     transpose_tile(own_.rows, padded_, float(a_.scale),
                    own_.queries + t * kTile * padded_);
   }
@@ -201,6 +208,7 @@ class SpanForward {
     for (int64_t i = 0; i < tile.end - tile.begin; ++i) {
       const int slot = t * kTile + int(i), token = own_.token[slot];
       if (own_.fresh[t]) std::memset(own_.row[slot], 0, size_t(padded_) * 4);
+      if (is_apart_) add_to_earlier_rounds(slot, token);
       if (ends_with_span_) {
         finish_token(token, own_.top[slot], own_.mass[slot], own_.row[slot]);
       } else {
@@ -208,6 +216,16 @@ class SpanForward {
         shared_.mass[token] = own_.mass[slot];
       }
     }
+  }
+
+  void add_to_earlier_rounds(int slot, int64_t token) {
+    const float top = own_.top[slot], anchor = top == -INFINITY ? 0.0f : top;
+    const Floats shrink = exp_of(splat(shared_.top[token] - anchor));
+    float *sums = sums_(token), *apart = own_.row[slot];
+    for (int64_t k = 0; k < padded_; k += kLanes)
+      store(sums + k, load(sums + k) * shrink + load(apart + k));
+    own_.mass[slot] += shared_.mass[token] * shrink[0];
+    own_.row[slot] = sums;
   }
 
   // A query that saw nobody in any round sees itself.
@@ -244,7 +262,7 @@ class SpanForward {
   Rule rule_;
   Dropout dropout_;
   Ahead ahead_;
-  const bool is_first_, ends_with_span_;
+  const bool is_first_, is_apart_, ends_with_span_;
 };
 
 void forward_rounds(Worker& worker, const Head& head, const SharedScratch& shared,

@@ -17,6 +17,8 @@ constexpr int kSpan = kSpanTiles * kTile;
 constexpr int kKeys = 96;
 static_assert(kKeys % kGroup == 0, "a key block is made of whole groups");
 
+inline int64_t chunks_per_round(const Attention& a) { return (a.length + a.window - 1) / a.window; }
+
 struct QueryTile {
   int64_t begin, end;                  // places of the queries
   int64_t key_begin = 0, key_end = 0;  // window rule: places of the keys
@@ -37,7 +39,7 @@ class Blocks {
     const Attention& a = head.a;
     if (a.is_chunk_rule) {
       const int64_t chunks = std::max<int64_t>(a.before + a.after, kSmallest / a.window);
-      size_ = a.window * std::min(std::max<int64_t>(chunks, 1), chunks_per_round());
+      size_ = a.window * std::min(std::max<int64_t>(chunks, 1), chunks_per_round(head_.a));
     } else {
       size_ = std::max<int64_t>(kSmallest, head.window() * (a.causal ? 1 : 2));
     }
@@ -50,12 +52,11 @@ class Blocks {
   bool wraps(int64_t block) const {
     if (!head_.a.is_chunk_rule) return false;
     const int64_t first = begin(block) / head_.a.window, last = (end(block) - 1) / head_.a.window;
-    return first < head_.a.before || last + head_.a.after >= chunks_per_round();
+    return first < head_.a.before || last + head_.a.after >= chunks_per_round(head_.a);
   }
 
  private:
   static constexpr int64_t kSmallest = 1024;
-  int64_t chunks_per_round() const { return (head_.a.length + head_.a.window - 1) / head_.a.window; }
   const Head& head_;
   int64_t size_;
 };
@@ -149,7 +150,7 @@ void for_each_key_range(const Head& head, const Span& span, Visit&& visit) {
     visit(span.round, span.tile[0].key_begin, end);
     return;
   }
-  const int64_t chunk = a.window, per_round = (a.length + chunk - 1) / chunk;
+  const int64_t chunk = a.window, per_round = chunks_per_round(a);
   const int64_t total = per_round * a.rounds;
   const int64_t own = span.round * per_round + span.tile[0].begin / chunk;
   for (int64_t g = own - a.before; g <= own + a.after; ++g) {
@@ -157,6 +158,11 @@ void for_each_key_range(const Head& head, const Span& span, Visit&& visit) {
     const int64_t begin = wrapped % per_round * chunk;
     visit(wrapped / per_round, begin, std::min(a.length, begin + chunk));
   }
+}
+
+// Chunk rule: a round has fewer chunks than a chunk has neighbours, who are then the same tokens.
+inline bool meets_tokens_again(const Attention& a) {
+  return a.is_chunk_rule && a.before + 1 + a.after > chunks_per_round(a);
 }
 
 // Where the keys [begin, end) of a block meet what a tile may see: whole groups, relative to
