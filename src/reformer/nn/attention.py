@@ -12,7 +12,7 @@ from reformer.nn.cache import LayerGrowth
 from reformer.nn.record import LayerRecord, rotations_of
 from reformer.ops.attention import Dropout, Visibility
 from reformer.ops.decode import append_linked, append_windowed
-from reformer.ops.hashing import Rotations, default_num_buckets, hash_vectors
+from reformer.ops.hashing import default_num_buckets, hash_vectors
 from reformer.ops.lsh_attention import hash_buckets, local_attention, lsh_attention
 from reformer.ops.positions import rotate
 from reformer.ops.published import published_lsh_attention
@@ -114,8 +114,7 @@ class LSHSelfAttention(Heads):
         query_key = self.split_packed(self.query_key(x))
         value = self.split_packed(self.value(x))
         heads_first = query_key.transpose(0, 1)[None]
-        rotations = Rotations(growth.hashing.rotations)
-        buckets = hash_vectors(heads_first, rotations, growth.hashing.factors)
+        buckets = hash_vectors(heads_first, *growth.hashing)
         out = append_linked(
             query_key,
             value,

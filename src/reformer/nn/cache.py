@@ -226,7 +226,7 @@ def _layer_hashing(
     seed = hash_seed(config, index)
     draw = rotations_of(config)
     rotations = draw(config.num_heads, config.head_size, layer.num_hashes, factors, seed)
-    return LayerHashing(rotations.matrix.to(device), factors)
+    return LayerHashing(rotations.to(device), factors)
 
 
 def _check_decodable(config: ReformerConfig) -> None:

@@ -60,8 +60,7 @@ class Rotations(NamedTuple):
 class LayerHashing(NamedTuple):
     """A layer's rotations in evaluation: drawn once, used for every token."""
 
-    rotations: Tensor
-    """[H, K, R, sum(factors) / 2]."""
+    rotations: Rotations
     factors: tuple[int, ...]
 
 

@@ -84,10 +84,11 @@ def _set_hashing(arguments: _Layer, hashing: Any, sequences: Sequence[Any]) -> l
     """Returns what must outlive the arguments' use."""
     last = array("q", [sequence.last.data_ptr() for sequence in sequences])
     factors = array("q", hashing.factors)
-    arguments.rotations = hashing.rotations.data_ptr()
+    matrix = hashing.rotations.matrix
+    arguments.rotations = matrix.data_ptr()
     arguments.factors, arguments.num_factors = address(factors), len(factors)
     decode = arguments.decode
-    decode.last, decode.rounds = address(last), hashing.rotations.shape[2]
+    decode.last, decode.rounds = address(last), matrix.shape[2]
     decode.num_buckets = sequences[0].last.shape[-1]
     return [last, factors]
 
