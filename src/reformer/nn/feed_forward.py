@@ -10,10 +10,11 @@ from torch.nn import functional
 from reformer.config import Activation, ReformerConfig
 from reformer.ops.sliced import apply_sliced
 
+# ReLU overwrites what W1 gives, which nobody else needs: its gradient takes the result alone.
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "relu": functional.relu,
+    "relu": torch.relu_,
     "relu6": functional.relu6,
     "relu_squared": lambda x: functional.relu(x).square(),
     "leaky_relu": functional.leaky_relu,

@@ -82,7 +82,7 @@ def _is_plain(block: ReversibleBlock) -> bool:
     linears = [*attention.children(), *feed_forward.children()]
     return (
         block.branches == ReversibleBlock.branches
-        and feed_forward.activation in (functional.gelu, functional.relu)
+        and feed_forward.activation in (functional.gelu, torch.relu_)
         and all(type(linear) is nn.Linear for linear in linears)
     )
 
@@ -124,6 +124,6 @@ def _layer_tensors(block: ReversibleBlock) -> LayerTensors:
         values=getattr(attention.layer, "values", "own"),
         rotary_base=getattr(attention.layer, "rotary_base", None),
         norm_epsilon=block.attention_norm.eps,
-        is_relu=feed_forward.activation is functional.relu,
+        is_relu=feed_forward.activation is torch.relu_,
         unit=ExactStreams(torch.float32).unit,
     )
