@@ -30,7 +30,6 @@ WIDTH, HEADS = 64, 4
 TOKENS_PER_TURN = 1 << 17
 """Short sequences come several at a time, so that a turn is long enough to be timed."""
 
-
 ORDERS = {
     "random": lambda length, draws: torch.randperm(length, generator=draws),
     "sequential": lambda length, draws: torch.arange(length),
@@ -126,6 +125,8 @@ def main():
     settings = parser.parse_args()
     if settings.window < 2 or min(settings.lengths) < 1:
         parser.error("a window has at least 2 places, a sequence at least 1")
+    if settings.turns < 1 or settings.num_hashes < 1:
+        parser.error("there is at least one turn, and one round of hashing")
     connections = [start(library, settings) for library in settings.libraries or [None]]
     rows = []
     for length in settings.lengths:

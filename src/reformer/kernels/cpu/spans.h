@@ -160,7 +160,7 @@ void for_each_key_range(const Head& head, const Span& span, Visit&& visit) {
   }
 }
 
-// Chunk rule: a round has fewer chunks than a chunk has neighbours, who are then the same tokens.
+// Chunk rule: a round has fewer chunks than a query looks at, and so it meets some tokens again.
 inline bool meets_tokens_again(const Attention& a) {
   return a.is_chunk_rule && a.before + 1 + a.after > chunks_per_round(a);
 }
